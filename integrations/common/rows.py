@@ -1,13 +1,13 @@
 """Rows of a data pool: one JSON object a line, the same for every stage and engine.
 
-    {"id": "sft-000012",
-     "images": ["images/3f2a.png"],      paths relative to the pool's folder, in the order shown; before the text
-     "system": null,                     or the system turn's text
-     "prompt": "What is the sum ...",    the user turn's text, without image placeholders
-     "response": "<caption>...",         the demonstration; null in prompt-only pools
-     "answer": "12",                     the reference answer
-     "source": "public",                 where the row comes from
-     "task": {...}}                      what the pool's own scorer needs (for digits see benchmarks.digits.world)
+{"id": "sft-000012",
+ "images": ["images/3f2a.png"],      paths relative to the pool's folder, in the order shown; before the text
+ "system": null,                     or the system turn's text
+ "prompt": "What is the sum ...",    the user turn's text, without image placeholders
+ "response": "<caption>...",         the demonstration; null in prompt-only pools
+ "answer": "12",                     the reference answer
+ "source": "public",                 where the row comes from
+ "task": {...}}                      what the pool's own scorer needs (for digits see benchmarks.digits.world)
 """
 
 from __future__ import annotations
