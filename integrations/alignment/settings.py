@@ -13,14 +13,17 @@ from pydantic import Field, model_validator
 from integrations.contract import Settings
 
 Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class RolloutSettings(Settings):
     """How the policy is sampled."""
 
-    temperature: float = Field(1.0, gt=0)
+    temperature: Positive = 1.0
     """Sampling temperature. The policy gradient is exact only at 1, where samples come from the policy itself."""
 
     max_new_tokens: Count = 96
@@ -38,7 +41,7 @@ class DiscriminatorSettings(Settings):
     teacher: str = "teacher"
     """Name of the pool with the demonstrations: `<teacher>.jsonl` in the run's data folder."""
 
-    held_out: int = Field(64, ge=16)
+    held_out: Annotated[int, Field(ge=16)] = 64
     """Demonstrations never trained on, in prompts; they measure the discriminator. Picked by a hash of the row's id,
     so that every stage with the same figure holds out the same prompts."""
 
@@ -54,29 +57,29 @@ class DiscriminatorSettings(Settings):
     learning_rate: Rate = 3e-4
     """Peak learning rate of AdamW; constant after the warm-up."""
 
-    warmup_steps: int = Field(2, ge=0)
+    warmup_steps: Natural = 2
     """Steps over which the learning rate rises linearly."""
 
     weight_decay: Weight = 0.01
     """AdamW's decoupled weight decay."""
 
-    gradient_clip: float = Field(1.0, gt=0)
+    gradient_clip: Positive = 1.0
     """Largest norm of the whole gradient."""
 
     upcycle_from: str = "policy"
     """Dense checkpoint whose copies become the experts: `policy` (the stage's parent) or a folder. The likelihood
     ratio starts at zero only with `policy`."""
 
-    experts: int = Field(4, ge=3)
+    experts: Annotated[int, Field(ge=3)] = 4
     """Experts per layer. With `routing: roles` the first is perception's own, the last reasoning's own."""
 
     top_k: Count = 2
     """Experts that process each token."""
 
-    noise: float = Field(1e-3, ge=0, le=0.1)
+    noise: Annotated[float, Field(ge=0, le=0.1)] = 1e-3
     """Standard deviation of the noise that tells the expert copies apart, as a share of each weight matrix's own."""
 
-    router_std: float = Field(0.02, ge=0)
+    router_std: Weight = 0.02
     """Standard deviation of the routers' initial weights. With 0 all tokens start on the same experts."""
 
     routing: Literal["roles", "free"] = "roles"
@@ -84,9 +87,9 @@ class DiscriminatorSettings(Settings):
     but the first. `free`: every token over all experts, as in the paper's own code."""
 
     score: Literal["likelihood_ratio", "head"] = "likelihood_ratio"
-    """`likelihood_ratio`: log-probability of the segment under the discriminator minus under the checkpoint that it
-    was made from, so it starts near zero and needs no new parameters. `head`: a scalar read at the segment's
-    terminator, one head per role, as in the paper; it learns style before content."""
+    """`likelihood_ratio`: log-probability of the segment under the discriminator minus under the stage's policy, so it
+    starts near zero and needs no new parameters. `head`: a scalar read at the segment's last token, one head per
+    role, as in the paper; it learns style before content."""
 
     score_regulariser: Weight = 1e-3
     """Weight of the mean squared score, which keeps scores near zero without a hard clip."""
@@ -94,7 +97,7 @@ class DiscriminatorSettings(Settings):
     balance: Weight = 0.01
     """Weight of the load-balancing loss, kept through the game. 0 switches it off."""
 
-    patience: int = Field(0, ge=0)
+    patience: Natural = 0
     """Held-out checks without a better loss after which the warm-up ends early, keeping the last weights; 0: never."""
 
     check_every: Count = 10
@@ -122,7 +125,7 @@ class AlignSettings(Settings):
     teacher: str = "teacher"
     """Name of the pool with the demonstrations: `<teacher>.jsonl` in the run's data folder."""
 
-    held_out: int = Field(64, ge=16)
+    held_out: Annotated[int, Field(ge=16)] = 64
     """Demonstrations never trained on, in prompts. At most the discriminator stage's own figure."""
 
     steps: Count = 60
@@ -131,7 +134,7 @@ class AlignSettings(Settings):
     prompts_per_step: Count = 8
     """Prompts per step."""
 
-    group_size: int = Field(8, ge=2)
+    group_size: Annotated[int, Field(ge=2)] = 8
     """Responses per prompt, which are compared with each other."""
 
     learning_rate: Rate = 4e-5
@@ -140,23 +143,23 @@ class AlignSettings(Settings):
     discriminator_learning_rate: Rate = 2e-4
     """Learning rate of the discriminator's AdamW in the game."""
 
-    warmup_steps: int = Field(5, ge=0)
+    warmup_steps: Natural = 5
     """Steps over which both learning rates rise linearly."""
 
     weight_decay: Weight = 0.0
     """AdamW's decoupled weight decay of the policy; the discriminator keeps its own stage's."""
 
-    gradient_clip: float = Field(1.0, gt=0)
+    gradient_clip: Positive = 1.0
     """Largest norm of the whole gradient, for each of the two models."""
 
-    alpha: float = Field(0.5, ge=0, le=1)
+    alpha: Share = 0.5
     """Weight of perception; reasoning has 1 - alpha."""
 
     credit: Literal["per_role", "mixed"] = "per_role"
     """`per_role`: a token is credited with its own segment's advantage, weighted 2 alpha or 2 (1 - alpha).
     `mixed`: every token with alpha times perception's plus 1 - alpha times reasoning's, as in the paper's code."""
 
-    format_penalty: float = Field(1.0, ge=0, le=5)
+    format_penalty: Annotated[float, Field(ge=0, le=5)] = 1.0
     """Advantage lost by a response without the three blocks, shared out so that each group's sum is zero; it lies in
     [-format_penalty, format_penalty] and does not touch the normalisation of valid responses. 0: no penalty."""
 
@@ -164,7 +167,7 @@ class AlignSettings(Settings):
     """Weight of the KL divergence to the starting policy (estimated per token, non-negative). 0, as in the paper,
     leaves the reference model unloaded when the discriminator does not need it."""
 
-    min_spread: float = Field(0.05, ge=0, lt=1)
+    min_spread: Share = 0.05
     """A role's scores within a group give no advantage where their standard deviation is below this share of the
     running mean margin between demonstrations and responses: dividing by it would turn noise into a full step."""
 
@@ -174,8 +177,9 @@ class AlignSettings(Settings):
     balance: Weight = 0.01
     """Weight of the discriminator's load-balancing loss. 0 switches it off."""
 
-    micro_prompts: Count = 4
-    """Prompts whose graph is held in memory at once. Changes memory and speed; results to rounding."""
+    micro_prompts: Count = 8
+    """Prompts whose graph is held in memory at once. With at least `prompts_per_step` the discriminator's scores and
+    its gradient come from one forward pass, else from two. Changes memory and speed only."""
 
     check_every: Count = 20
     """Steps between checks on the held-out prompts; the first and last states are always checked."""
@@ -183,7 +187,7 @@ class AlignSettings(Settings):
     checkpoint_every: Count = 10
     """Steps between checkpoints that a killed stage resumes from."""
 
-    min_valid_share: float = Field(0.5, ge=0, le=1)
+    min_valid_share: Share = 0.5
     """The stage fails when fewer held-out responses than this share of the starting policy's have the right form."""
 
     rollout: RolloutSettings = RolloutSettings()
