@@ -15,7 +15,7 @@ from integrations.common.files import hash_json
 from integrations.errors import BadInput
 
 DATA = "data"
-MODEL = "shared/model"
+MODEL = "shared/init"
 SHARED = "shared"
 
 

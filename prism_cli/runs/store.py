@@ -181,7 +181,17 @@ class StageFolder:
         number = int(attempts[-1].name.removeprefix("attempt-")) + 1 if attempts else 1
         folder = self.path / f"attempt-{number}"
         folder.mkdir()
+        write_json(folder / "attempt.json", {"started": time.time()})
         return folder
+
+    def seconds(self) -> float:
+        """Wall time that all attempts took together, as their logs show; killed ones count up to their last word."""
+        total = 0.0
+        for attempt in self.attempts():
+            note, log = read_json(attempt / "attempt.json"), attempt / "engine.log"
+            if note and log.exists():
+                total += max(0.0, log.stat().st_mtime - note["started"])
+        return total
 
     def clear_result(self) -> None:
         """Remove a result that no DONE vouches for."""

@@ -1,0 +1,179 @@
+"""`prism train`: run a recipe's stages, or go on where an earlier run stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from integrations.contract import Machine
+    from prism_cli.pipeline.plan import Plan
+    from prism_cli.recipes.load import Resolved
+    from prism_cli.runs.store import RunStore
+    from prism_cli.ui.view import View
+
+WHAT, WHERE, OUTPUT = "What to train", "Where", "Output"
+
+
+def train(
+    stage: Annotated[
+        str,
+        typer.Option(
+            help="`all` arms, one arm by name (e.g. `baseline`), or one stage: sft, discriminator, align, rlvr.",
+            rich_help_panel=WHAT,
+        ),
+    ] = "all",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A built-in recipe's name or a YAML file. [default: digits]", rich_help_panel=WHAT),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="A variant that the recipe defines, e.g. `quick`.", rich_help_panel=WHAT)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one field, e.g. stages.rlvr.steps=20.", rich_help_panel=WHAT
+        ),
+    ] = None,
+    arm: Annotated[
+        str | None, typer.Option(help="The arm a single stage belongs to, e.g. `control`.", rich_help_panel=WHAT)
+    ] = None,
+    parent: Annotated[
+        str | None,
+        typer.Option(help="Start a single stage from this finished stage instead.", rich_help_panel=WHAT),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Training seed; one run per seed.", rich_help_panel=WHAT)] = 0,
+    run: Annotated[
+        str | None, typer.Option(help="The run's name. [default: RECIPE-PROFILE-sSEED]", rich_help_panel=WHERE)
+    ] = None,
+    runs_dir: Annotated[
+        Path, typer.Option(envvar="PRISM_RUNS", help="Folder that holds the runs.", rich_help_panel=WHERE)
+    ] = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write and print what would run; start nothing.", rich_help_panel=OUTPUT)
+    ] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object at the end and nothing else.", rich_help_panel=OUTPUT)
+    ] = False,
+) -> None:
+    """Train every stage of a recipe, on GPUs or on a laptop's CPU.
+
+    Without a recipe this runs the `digits` world: real handwritten digits, a tiny Qwen3-VL, all real engines, no
+    downloads but packages. Running the same command again resumes a killed run and skips what is done.
+
+    Exit codes: 0 done, 1 a stage failed, 2 bad input, 3 the run is in use, 130 interrupted.
+    """
+    from prism_cli.pipeline.plan import make_plan, select
+    from prism_cli.recipes.load import load
+    from prism_cli.runs.store import RunStore
+    from prism_cli.ui.view import choose_view
+
+    resolved = load(recipe, profile, set_ or [])
+    plan, before = select(make_plan(resolved.recipe), stage, arm, parent)
+    name = run or "-".join([resolved.recipe.name, *([profile] if profile else []), f"s{seed}"])
+    store = RunStore.create(runs_dir, name)
+    view = choose_view(json_)
+    options = {"source": resolved.source, "profile": profile, "set": set_ or []}
+    try:
+        with store.locked():
+            _require_finished(store, before)
+            _begin(store, resolved, view, recipe is None, name)
+            if dry_run:
+                _dry_run(store, plan, resolved, seed, json_)
+                return
+            _execute(store, plan, resolved, options, seed, view)
+    finally:
+        view.close()
+    _report(store, json_)
+
+
+def _require_finished(store: RunStore, names: list[str]) -> None:
+    from integrations.errors import BadInput
+
+    for name in names:
+        if store.stage(name).done() is None:
+            stage = name.rsplit("/", 1)[-1]
+            raise BadInput(
+                f"run `{store.name}` has no finished stage `{name}` to start from",
+                f"train it first (prism train --stage {stage} ...), or name another with --parent",
+            )
+
+
+def _begin(store: RunStore, resolved: Resolved, view: View, by_default: bool, name: str) -> None:
+    from prism_cli.recipes.load import dump
+
+    if by_default:
+        view.message(
+            "No recipe given: running `digits`, a small world of handwritten digits that trains on a CPU.\n"
+            "The paper's experiments are the recipes qwen3-vl-4b and qwen3-vl-8b (see `prism recipe list`)."
+        )
+    view.message(f"run {name} in {_shown(store.root)}")
+    store.write_recipe(dump(resolved.recipe))
+    store.event("started", recipe=resolved.recipe.name, source=resolved.source)
+
+
+def _execute(store: RunStore, plan: Plan, resolved: Resolved, options: dict[str, Any], seed: int, view: View) -> None:
+    from integrations.errors import PrismError
+    from prism_cli.pipeline.execute import Execution
+    from prism_cli.pipeline.lineage import manifest_of
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill stops like Ctrl-C
+    jobs = resolved.recipe.machine.jobs
+
+    def keep_manifest() -> None:
+        store.write_manifest(manifest_of(store, plan, resolved.recipe, options, seed))
+
+    keep_manifest()
+    execution = Execution(store, plan, seed, _machine(resolved), jobs, view, keep_manifest)
+    try:
+        execution.run()
+    except PrismError as error:
+        store.event("stopped", reason=type(error).__name__, problem=error.problem)
+        raise
+    store.event("finished")
+
+
+def _machine(resolved: Resolved) -> Machine:
+    from integrations.contract import Machine
+    from prism_cli.pipeline.lineage import gpu_names
+
+    machine = resolved.recipe.machine
+    cores = len(os.sched_getaffinity(0))
+    return Machine(threads=machine.threads or max(1, cores // machine.jobs), gpus=len(gpu_names()))
+
+
+def _dry_run(store: RunStore, plan: Plan, resolved: Resolved, seed: int, as_json: bool) -> None:
+    from prism_cli.pipeline.preview import preview
+
+    steps = preview(store, plan, seed, _machine(resolved))
+    if as_json:
+        typer.echo(json.dumps({"run": store.name, "seed": seed, "plan": steps}, indent=2))
+        return
+    for step in steps:
+        typer.echo(f"{step['stage']}  {step['status']}")
+        for command in step["commands"]:
+            typer.echo(f"    {command}")
+    typer.echo(f"\nNothing was started. The rendered files are in {_shown(store.root / 'plan')}.")
+
+
+def _report(store: RunStore, as_json: bool) -> None:
+    from benchmarks.summary import summarize
+
+    summary = summarize(store.root)
+    if as_json:
+        typer.echo(json.dumps(summary.to_json(), indent=2))
+        return
+    from rich.console import Console
+
+    summary.render(Console())
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be for people."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
