@@ -1,0 +1,332 @@
+"""What a recipe is: a world of data, a first policy, stages, and arms made of stages.
+
+Every part is typed by the settings class of the engine that runs it, so a recipe is checked in full before anything
+is launched. `load.py` reads recipes from YAML, with inheritance and profiles; this module knows nothing of files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from benchmarks.digits.settings import DigitsWorld, TinyModel
+from integrations.alignment.settings import AlignSettings, DiscriminatorSettings
+from integrations.contract import Settings
+from integrations.llamafactory.settings import SftSettings
+from integrations.verl.settings import RlvrSettings
+
+FORMAT = 1
+"""The newest recipe format that this prism reads."""
+
+RESERVED_ARMS = ("all", "data", "eval", "lock", "release", "report", "shared")
+RESERVED_STAGES = ("all", "model")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+class FilesWorld(Settings):
+    """Data pools of your own, in one folder."""
+
+    kind: Literal["files"] = "files"
+    """Names the world's type."""
+    path: str = Field(min_length=1)
+    """Folder with one `<pool>.jsonl` per pool, beside the images that their rows name. A relative path starts at the
+    recipe file's folder."""
+    pools: list[str] = Field(min_length=1)
+    """Names of the pools in that folder which stages and evaluation may use."""
+
+
+class HubModel(Settings):
+    """A published checkpoint as the first policy."""
+
+    kind: Literal["hub"] = "hub"
+    """Names the model's type."""
+    repo: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
+    """Repository on the Hugging Face Hub, `owner/name`. Give this or `path`."""
+    path: str | None = Field(default=None, min_length=1)
+    """Folder with a checkpoint in Hugging Face form. A relative path starts at the recipe file's folder."""
+    revision: str | None = Field(default=None, min_length=1)
+    """Commit, tag or branch of `repo`; null takes the main branch's newest commit, which may change between runs."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.repo is None) == (self.path is None):
+            raise ValueError("give exactly one of `repo` and `path`")
+        if self.path is not None and self.revision is not None:
+            raise ValueError("`revision` belongs to `repo`; a folder has no revision, remove it")
+        return self
+
+
+class Images(Settings):
+    """The image policy of every engine, so that all see the same pixels."""
+
+    min_pixels: int = Field(default=1024, ge=1)
+    """Smallest area of an image in pixels; smaller ones are enlarged, their shape kept."""
+    max_pixels: int = Field(default=1048576, ge=1)
+    """Largest area of an image in pixels; larger ones are made smaller, their shape kept. Each 1024 pixels (32 x 32)
+    cost one token of the prompt."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels ({self.min_pixels}) is above max_pixels ({self.max_pixels})")
+        return self
+
+
+class Arm(Settings):
+    """One way from the first policy to a trained one; arms are compared with each other."""
+
+    stages: list[str] = Field(min_length=1)
+    """Names of the recipe's stages, in the order they run; each trains the policy that the one before left. A stage
+    that begins several arms with equal settings runs once and is shared."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Fields that differ in this arm's copy of a stage, e.g. `{sft.data: [sft, teacher]}`."""
+
+
+class Evaluation(Settings):
+    """How the result of each training stage is measured on pictures that it never saw."""
+
+    pool: str = "test"
+    """Pool with the held-out items."""
+    protocols: list[Literal["greedy", "sample"]] = Field(default=["greedy", "sample"], min_length=1)
+    """`greedy`: the likeliest token each time, which hides errors made at random. `sample`: one draw at temperature 1,
+    all tokens allowed."""
+    limit: int | None = Field(default=None, ge=1)
+    """Items evaluated, from the start of the pool; null: all. Fewer widen the intervals."""
+    max_new_tokens: int = Field(default=96, ge=1)
+    """Longest response in tokens; a longer one is cut and counted as truncated."""
+    batch: int = Field(default=64, ge=1)
+    """Items decoded together. Changes speed and memory only."""
+
+    @field_validator("protocols")
+    @classmethod
+    def _once(cls, protocols: list[str]) -> list[str]:
+        if len({*protocols}) != len(protocols):
+            raise ValueError("names a protocol twice, keep one of them")
+        return protocols
+
+
+class MachineUse(Settings):
+    """How much of the machine a run takes."""
+
+    jobs: int = Field(default=1, ge=1)
+    """Stages that run at the same time where the arms allow it. Each loads an engine and a model of its own."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads per stage; null: the cores divided by `jobs`. Results on CPU repeat bit for bit only with the same
+    figure."""
+
+
+Stage = Annotated[SftSettings | DiscriminatorSettings | AlignSettings | RlvrSettings, Field(discriminator="kind")]
+
+
+class Recipe(Settings):
+    """A complete recipe: everything that decides a run's result, apart from its seed."""
+
+    format: int = Field(default=FORMAT, ge=1)
+    """Version of the recipe's form. A newer one than this prism knows is refused."""
+    name: str = Field(min_length=1, max_length=80)
+    """Short name for tables and run folders."""
+    description: str = ""
+    """What the recipe is for, in a sentence or two."""
+    extends: str | None = None
+    """Recipe that this one changes: a builtin name, or a file beside this one. Mappings are merged, lists and values
+    replaced; null removes an inherited stage, arm or profile."""
+    profiles: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Named changes, each a partial recipe that `--profile` lays over this one."""
+    world: Annotated[DigitsWorld | FilesWorld, Field(discriminator="kind")]
+    """Where the data pools come from: generated (`digits`) or a folder of your own (`files`)."""
+    model: Annotated[TinyModel | HubModel, Field(discriminator="kind")]
+    """The first policy: a tiny Qwen3-VL with random weights (`tiny-qwen3-vl`) or a published checkpoint (`hub`)."""
+    images: Images = Images()
+    """The image policy of every engine."""
+    stages: dict[str, Stage] = Field(min_length=1)
+    """The stages that arms are made of, by name."""
+    arms: dict[str, Arm] = Field(min_length=1)
+    """The ways through the stages that are trained and compared, by name."""
+    budget: Literal["steps", "tokens"] = "steps"
+    """What makes arms comparable. `steps`: each arm's RLVR is longer by the most alignment steps of any arm less its
+    own, as in the paper. `tokens`: each arm without alignment trains RLVR until it has generated as many tokens as the
+    first arm with alignment did in all its stages. The discriminator's warm-up counts as tokens, not as steps."""
+    evaluation: Evaluation = Evaluation()
+    """How results are measured."""
+    machine: MachineUse = MachineUse()
+    """How much of the machine a run takes."""
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """Names of the data pools that the world makes."""
+        return tuple(self.world.pools)
+
+    def stage_of(self, arm: str, stage: str) -> SftSettings | DiscriminatorSettings | AlignSettings | RlvrSettings:
+        """The stage's settings in this arm: the recipe's own with the arm's `set` laid over them.
+
+        Raises:
+            KeyError: no such arm or stage.
+        """
+        settings = self.stages[stage]
+        changes = {
+            field.split(".", 1)[1]: value for field, value in self.arms[arm].set.items() if _stage(field) == stage
+        }
+        if not changes:
+            return settings
+        data = settings.model_dump()
+        for path, value in changes.items():
+            _put(data, path.split("."), value)
+        return type(settings).model_validate(data)
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        for kind, names, reserved in (("stages", self.stages, RESERVED_STAGES), ("arms", self.arms, RESERVED_ARMS)):
+            for name in names:
+                if not _NAME.fullmatch(name):
+                    raise ValueError(f"{kind}.{name}: use lower-case letters, digits, dashes and underscores")
+                if name in reserved:
+                    raise ValueError(f"{kind}.{name}: this name is taken by the run's own folders, choose another")
+        for name in self.arms:
+            if name in self.stages:
+                raise ValueError(f"arms.{name}: a stage has this name too, and `--stage {name}` must mean one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _arms_can_run(self) -> Self:
+        for name, arm in self.arms.items():
+            for stage in arm.stages:
+                if stage not in self.stages:
+                    raise ValueError(f"arms.{name}.stages: no stage is called `{stage}`{_meant(stage, self.stages)}")
+            twice = next((s for s in arm.stages if arm.stages.count(s) > 1), None)
+            if twice is not None:
+                raise ValueError(f"arms.{name}.stages: `{twice}` occurs twice; give the second one a name of its own")
+            self._check_order(name)
+            self._check_changes(name)
+        return self
+
+    def _check_order(self, arm: str) -> None:
+        kinds: list[str] = []
+        for stage in self.arms[arm].stages:
+            kind = self.stages[stage].kind
+            if kind == "align" and "discriminator" not in kinds:
+                raise ValueError(f"arms.{arm}.stages: `{stage}` aligns, so put a discriminator stage before it")
+            if kind == "discriminator" and "sft" not in kinds:
+                raise ValueError(
+                    f"arms.{arm}.stages: `{stage}` learns from responses in the form that SFT teaches, "
+                    "so put an sft stage before it"
+                )
+            kinds.append(kind)
+        if kinds[-1] == "discriminator":
+            raise ValueError(f"arms.{arm}.stages: ends with a discriminator that nothing uses; add an align stage")
+
+    def _check_changes(self, arm: str) -> None:
+        for path in self.arms[arm].set:
+            stage, _, field = path.partition(".")
+            where = f"arms.{arm}.set.{path}"
+            if stage not in self.arms[arm].stages or not field:
+                known = [f"{s}.<field>" for s in self.arms[arm].stages]
+                raise ValueError(f"{where}: not a field of this arm's stages; write one of {', '.join(known)}")
+            if field == "kind":
+                raise ValueError(f"{where}: an arm cannot change what a stage is; add a stage of its own")
+            names = [*type(self.stages[stage]).model_fields]
+            if field.split(".")[0] not in names:
+                raise ValueError(f"{where}: stage `{stage}` has no field `{field}`{_meant(field, names)}")
+        for stage in dict.fromkeys(_stage(path) for path in self.arms[arm].set):
+            try:
+                self.stage_of(arm, stage)
+            except ValueError as error:
+                raise ValueError(_inside(f"arms.{arm}.set.{stage}", error)) from error
+
+    @model_validator(mode="after")
+    def _pools_exist(self) -> Self:
+        used = {f"stages.{name}": stage for name, stage in self.stages.items()}
+        for arm, parts in self.arms.items():
+            used.update({f"arms.{arm}.set.{name}": self.stage_of(arm, name) for name in parts.stages})
+        for where, stage in used.items():
+            for field in ("data", "teacher"):
+                value = getattr(stage, field, ())
+                for pool in [value] if isinstance(value, str) else value:
+                    self._check_pool(f"{where}.{field}", pool)
+        self._check_pool("evaluation.pool", self.evaluation.pool)
+        return self
+
+    def _check_pool(self, where: str, pool: str) -> None:
+        if pool not in self.pools:
+            raise ValueError(f"{where}: the world makes no pool `{pool}`; it makes {', '.join(self.pools)}")
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> Self:
+        for arm, parts in self.arms.items():
+            held_out: int | None = None
+            for name in parts.stages:
+                stage = self.stage_of(arm, name)
+                if stage.kind == "rlvr" and stage.max_image_pixels < self.images.max_pixels:
+                    raise ValueError(
+                        f"stages.{name}.max_image_pixels: {stage.max_image_pixels} is below images.max_pixels "
+                        f"({self.images.max_pixels}), so RLVR would see smaller images than the other stages; raise it"
+                    )
+                if stage.kind == "discriminator":
+                    held_out = stage.held_out
+                elif stage.kind == "align" and held_out is not None and stage.held_out > held_out:
+                    raise ValueError(
+                        f"stages.{name}.held_out: {stage.held_out} prompts, but the discriminator before it held out "
+                        f"{held_out} and has trained on the others; use {held_out} or fewer"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _arms_differ(self) -> Self:
+        seen: dict[str, str] = {}
+        for name, arm in self.arms.items():
+            content = repr([(stage, self.stage_of(name, stage)) for stage in arm.stages])
+            if content in seen:
+                raise ValueError(f"arms.{name}: the same as arms.{seen[content]}; change it or remove it")
+            seen[content] = name
+        return self
+
+
+def _inside(where: str, error: ValueError) -> str:
+    """The first complaint about a part of the recipe, `field: what`."""
+    if not isinstance(error, ValidationError):
+        return f"{where}.{error}"
+    first = error.errors()[0]
+    return f"{'.'.join([where, *(str(part) for part in first['loc'])])}: {plain_message(first)}"
+
+
+def plain_message(record: Mapping[str, Any]) -> str:
+    """One of pydantic's error records as a sentence that names the value where it is short."""
+    if record["type"] == "extra_forbidden":
+        return "there is no such field"
+    if record["type"] == "missing":
+        return "missing"
+    message: str = record["msg"].removeprefix("Value error, ")
+    if record["type"] == "value_error":
+        return message
+    message = message.removeprefix("Input ").partition(", unable to parse")[0]
+    value = record["input"]
+    shown = (
+        repr(value) if isinstance(value, str | int | float | bool | None) else f"a {_WORDS.get(type(value), 'value')}"
+    )
+    return f"{message[:1].lower()}{message[1:]}, not {shown[:60]}"
+
+
+_WORDS: dict[type, str] = {dict: "mapping", list: "list"}
+
+
+def _stage(path: str) -> str:
+    return path.partition(".")[0]
+
+
+def _put(data: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        inner = data.get(part)
+        if not isinstance(inner, dict):
+            raise ValueError(f"{'.'.join(path)}: `{part}` has no fields")
+        data = inner
+    data[path[-1]] = value
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """A suggestion to append to a complaint about an unknown word."""
+    known = [*known]
+    close = difflib.get_close_matches(word, known, n=1)
+    return f", did you mean `{close[0]}`?" if close else f"; there is {', '.join(known)}"
