@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 
-class JsonLines:
+class JsonlTail:
     """The whole lines of a growing file.
 
     Args:

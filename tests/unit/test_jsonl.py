@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integrations.common.jsonl import JsonLines
+from integrations.common.jsonl import JsonlTail
 
 
 def append(path: Path, data: bytes) -> None:
@@ -16,7 +16,7 @@ def append(path: Path, data: bytes) -> None:
 
 
 def test_a_missing_file_is_no_news(tmp_path: Path) -> None:
-    reader = JsonLines(tmp_path / "log.jsonl")
+    reader = JsonlTail(tmp_path / "log.jsonl")
     assert reader.poll() == []
     append(tmp_path / "log.jsonl", b'{"step": 1}\n')
     assert reader.poll() == [{"step": 1}]
@@ -24,7 +24,7 @@ def test_a_missing_file_is_no_news(tmp_path: Path) -> None:
 
 def test_a_half_line_waits_for_its_end(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    reader = JsonLines(path)
+    reader = JsonlTail(path)
     append(path, b'{"step": 1}\n{"st')
     assert reader.poll() == [{"step": 1}]
     assert reader.poll() == []
@@ -35,7 +35,7 @@ def test_a_half_line_waits_for_its_end(tmp_path: Path) -> None:
 def test_a_character_cut_in_two_is_put_together(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     line = '{"text": "é"}\n'.encode()
-    reader = JsonLines(path)
+    reader = JsonlTail(path)
     append(path, line[:11])
     assert reader.poll() == []
     append(path, line[11:])
@@ -45,12 +45,12 @@ def test_a_character_cut_in_two_is_put_together(tmp_path: Path) -> None:
 def test_lines_that_are_no_json_objects_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     append(path, b'\nnot json\n[1]\n\xff\xfe\n{"step": 3}\n')
-    assert JsonLines(path).poll() == [{"step": 3}]
+    assert JsonlTail(path).poll() == [{"step": 3}]
 
 
 def test_a_truncated_file_is_read_from_its_start(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    reader = JsonLines(path)
+    reader = JsonlTail(path)
     append(path, b'{"step": 1}\n{"step": 2}\n')
     assert len(reader.poll()) == 2
     path.write_bytes(b'{"step": 2}\n')
@@ -59,7 +59,7 @@ def test_a_truncated_file_is_read_from_its_start(tmp_path: Path) -> None:
 
 def test_a_file_put_in_its_place_is_read_from_its_start(tmp_path: Path) -> None:
     path, other = tmp_path / "log.jsonl", tmp_path / "other"
-    reader = JsonLines(path)
+    reader = JsonlTail(path)
     append(path, b'{"step": 1}\n')
     assert len(reader.poll()) == 1
     other.write_bytes(b'{"step": 7, "more": true}\n')
@@ -70,7 +70,7 @@ def test_a_file_put_in_its_place_is_read_from_its_start(tmp_path: Path) -> None:
 def test_from_end_skips_what_earlier_attempts_wrote(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     append(path, b'{"step": 1}\n')
-    reader = JsonLines(path, from_end=True)
+    reader = JsonlTail(path, from_end=True)
     append(path, b'{"step": 2}\n')
     assert reader.poll() == [{"step": 2}]
 
@@ -82,7 +82,7 @@ def test_any_way_of_writing_gives_the_same_rows(cuts: list[int]) -> None:
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log.jsonl"
-        reader, seen = JsonLines(path), []
+        reader, seen = JsonlTail(path), []
         for begin, end in itertools.pairwise(edges):
             append(path, data[begin:end])
             seen += reader.poll()
