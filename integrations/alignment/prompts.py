@@ -1,0 +1,140 @@
+"""Rows of a pool as model inputs: chat template, image patches and the true multimodal positions.
+
+Images are preprocessed once each and kept; a prompt is encoded once for its whole group of responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from integrations.common.rows import Row
+from integrations.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt. Legend: P tokens, N image patches before merging, I images."""
+
+    id: str
+    ids: np.ndarray
+    """(P,) int64 token ids, each image's placeholder repeated once per merged patch."""
+    positions: np.ndarray
+    """(3, P) int64 temporal, height and width positions (Qwen3-VL's multimodal rotary embedding)."""
+    patches: torch.Tensor
+    """(N, patch size) float32 pixels."""
+    grids: torch.Tensor
+    """(I, 3) int64 patches in time, height and width."""
+    answer: str
+    """The reference answer; used only to measure, never to train."""
+
+
+def rope_positions(is_image: np.ndarray, grids: Sequence[Sequence[int]], merge: int) -> np.ndarray:
+    """Positions of text and image tokens, as Qwen3-VL defines them.
+
+    Text counts up on all three axes. An image's tokens share the temporal position where it begins; height and width
+    count its merged rows and columns from there; the text goes on after the larger of the two.
+
+    Args:
+        is_image: (P,) bool, True at image placeholders.
+        grids: per image its patches in (time, height, width); time is 1 for images.
+        merge: patches merged per side into one token.
+
+    Returns:
+        (3, P) int64.
+    """
+    positions: np.ndarray = np.empty((3, len(is_image)), np.int64)
+    index, current, images = 0, 0, iter(grids)
+    while index < len(is_image):
+        if not is_image[index]:
+            positions[:, index] = current
+            index, current = index + 1, current + 1
+            continue
+        frames, rows, columns = (int(side) for side in next(images))
+        rows, columns = rows // merge, columns // merge
+        count = frames * rows * columns
+        positions[:, index : index + count] = np.indices((frames, rows, columns)).reshape(3, count) + current
+        index, current = index + count, current + max(rows, columns)
+    return positions
+
+
+class Encoder:
+    """Rows to prompts, with what was encoded kept for the next time.
+
+    Args:
+        processor: the checkpoint's transformers processor.
+        data_dir: folder that the rows' image paths are relative to.
+    """
+
+    def __init__(self, processor: Any, data_dir: Path) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.data_dir = data_dir
+        self.merge: int = processor.image_processor.merge_size
+        self.image_token: str = processor.image_token
+        self.image_id: int = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+        self._images: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._prompts: dict[str, Prompt] = {}
+
+    def image(self, path: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """An image's patches (N, patch size) float32 and grid (1, 3) int64.
+
+        Raises:
+            BadInput: the file is missing or is not an image.
+        """
+        if path not in self._images:
+            try:
+                with Image.open(self.data_dir / path) as opened:
+                    picture = opened.convert("RGB")
+            except OSError as error:
+                raise BadInput(f"cannot read the image {self.data_dir / path}: {error}", "rebuild the data") from error
+            features = self.processor.image_processor(images=[picture], return_tensors="pt")
+            self._images[path] = features["pixel_values"].float(), features["image_grid_thw"]
+        return self._images[path]
+
+    def text(self, row: Row) -> str:
+        """The row's prompt in the chat template, ready for the response, one placeholder per image."""
+        parts = [{"type": "image"} for _ in row["images"]] + [{"type": "text", "text": row["prompt"]}]
+        turns: list[dict[str, Any]] = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+        turns.append({"role": "user", "content": parts})
+        return self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+    def encode(self, row: Row) -> Prompt:
+        """The row as a prompt.
+
+        Raises:
+            BadInput: an image cannot be read, or the prompt's own text holds an image placeholder.
+        """
+        if row["id"] not in self._prompts:
+            self._prompts[row["id"]] = self._encode(row)
+        return self._prompts[row["id"]]
+
+    def _encode(self, row: Row) -> Prompt:
+        images = [self.image(path) for path in row["images"]]
+        grids = torch.cat([grid for _, grid in images]) if images else torch.zeros((0, 3), dtype=torch.int64)
+        pieces = self.text(row).split(self.image_token)
+        if len(pieces) != len(images) + 1:
+            raise BadInput(
+                f"row {row['id']}: {len(pieces) - 1} image placeholders for {len(images)} images",
+                "give each image one place and keep the placeholder's text out of the prompt",
+            )
+        counts = [int(grid.prod()) // self.merge**2 for grid in grids]
+        text = pieces[0] + "".join(
+            self.image_token * count + piece for count, piece in zip(counts, pieces[1:], strict=True)
+        )
+        ids = np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
+        empty = torch.zeros((0, 0))
+        return Prompt(
+            id=str(row["id"]),
+            ids=ids,
+            positions=rope_positions(ids == self.image_id, grids.tolist(), self.merge),
+            patches=torch.cat([patches for patches, _ in images]) if images else empty,
+            grids=grids,
+            answer=str(row["answer"]),
+        )

@@ -1,0 +1,162 @@
+"""Sampling responses: each prompt is read once, its group decoded together, finished rows dropped as they end.
+
+Every sample has its own random stream, so a response depends on its prompt, seed and sample index and not on the
+batch it was decoded in. The engine behind the small interface here is transformers; the game and the evaluator need
+only `generate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from integrations.alignment import batching
+from integrations.alignment.model import banned_tokens
+from integrations.alignment.prompts import Encoder, Prompt
+from integrations.alignment.seeds import derive
+from integrations.alignment.segments import Vocabulary
+from integrations.common.rows import Row
+
+Seeds = Sequence[int] | Callable[[Row, int], int]
+"""One seed per row, or a function of row and sample index."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One response."""
+
+    token_ids: list[int]
+    """As sampled, the end of turn included where it was reached."""
+    text: str
+    """Without the end of turn."""
+    finished: bool
+    """The end of turn was reached within the limit."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen."""
+
+    temperature: float = 1.0
+    """0 means greedy."""
+    top_p: float = 1.0
+    """Smallest set of most likely tokens with at least this probability; 1 keeps all."""
+    max_new_tokens: int = 256
+
+
+def choose(logits_RV: torch.Tensor, uniforms_R: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Token ids (R,) drawn by inverting the cumulative distribution at `uniforms_R` (float64 in [0, 1))."""
+    if sampling.temperature == 0:
+        return logits_RV.argmax(-1)
+    probabilities = (logits_RV.double() / sampling.temperature).softmax(-1)
+    if sampling.top_p < 1:
+        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0)
+        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
+    cumulative = probabilities.cumsum(-1)
+    points = uniforms_R[:, None].to(cumulative) * cumulative[:, -1:] * (1 - 1e-12)
+    return torch.searchsorted(cumulative, points, right=True)[:, 0]
+
+
+class Rollouts:
+    """Samples a model's responses.
+
+    Args:
+        model: a Qwen3-VL in evaluation mode; its weights are read at every call, so they may change in between.
+        encoder: for the same checkpoint's processor.
+    """
+
+    def __init__(self, model: Any, encoder: Encoder) -> None:
+        self.model = model
+        self.encoder = encoder
+        self.vocabulary = Vocabulary(encoder.tokenizer)
+        self.banned = banned_tokens(encoder.tokenizer, model.lm_head.out_features).to(model.lm_head.weight.device)
+
+    def sample(
+        self, rows: Sequence[Row], samples: int, sampling: Sampling, seeds: Seeds, batch_size: int
+    ) -> list[list[Generation]]:
+        """`samples` responses to each row, in the rows' order."""
+        per_batch = max(1, batch_size // samples)
+        groups: list[list[Generation]] = []
+        for start in range(0, len(rows), per_batch):
+            some = rows[start : start + per_batch]
+            keys = [
+                seeds(row, sample) if callable(seeds) else derive(seeds[start + index], sample)
+                for index, row in enumerate(some)
+                for sample in range(samples)
+            ]
+            prompts = [self.encoder.encode(row) for row in some]
+            tokens = self._decode(prompts, samples, sampling, keys)
+            responses = [self._generation(ids) for ids in tokens]
+            groups += [responses[index : index + samples] for index in range(0, len(responses), samples)]
+        return groups
+
+    def _generation(self, ids: list[int]) -> Generation:
+        return Generation(ids, self.vocabulary.text(ids), finished=bool(ids) and ids[-1] == self.vocabulary.end)
+
+    @torch.no_grad()
+    def _decode(
+        self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, keys: Sequence[int]
+    ) -> list[list[int]]:
+        """Token ids of `samples` responses per prompt, prompt by prompt."""
+        device = self.banned.device
+        uniforms = torch.from_numpy(
+            np.stack([np.random.Generator(np.random.Philox(key=key)).random(sampling.max_new_tokens) for key in keys])
+        ).to(device)
+        state = batching.read_prompts(self.model, prompts)
+        state = batching.repeat(state, torch.arange(len(prompts), device=device).repeat_interleave(samples))
+        language, hidden, mask, position = self.model.model.language_model, state.last_BH, state.mask_BP, state.next_B
+        live = torch.arange(len(keys), device=device)
+        tokens = torch.full((len(keys), sampling.max_new_tokens), -1, dtype=torch.int64, device=device)
+        for step in range(sampling.max_new_tokens):
+            logits = self.model.lm_head(hidden).float().masked_fill(self.banned, -torch.inf)
+            chosen = choose(logits, uniforms[live, step], sampling)
+            tokens[live, step] = chosen
+            keep = (chosen != self.vocabulary.end).nonzero()[:, 0]
+            if not len(keep) or step + 1 == sampling.max_new_tokens:
+                break
+            if len(keep) < len(chosen):
+                state.cache.batch_select_indices(keep)
+                live, chosen, mask, position = live[keep], chosen[keep], mask[keep], position[keep]
+            mask = torch.cat([mask, mask.new_ones((len(mask), 1))], 1)
+            hidden = language(
+                inputs_embeds=language.embed_tokens(chosen[:, None]),
+                position_ids=position.expand(3, -1)[..., None],
+                attention_mask=mask,
+                past_key_values=state.cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
+            position = position + 1
+        return [[token for token in row if token >= 0] for row in tokens.tolist()]
+
+
+def generate(
+    model: Any,
+    processor: Any,
+    rows: Sequence[Row],
+    data_dir: Path,
+    *,
+    samples: int = 1,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 256,
+    seeds: Seeds,
+    batch_size: int = 64,
+) -> list[list[Generation]]:
+    """Responses of `model` to `rows`: `samples` for each, in the rows' order.
+
+    Args:
+        model: from `model.load_policy` (or any Qwen3-VL in evaluation mode).
+        processor: the checkpoint's processor.
+        data_dir: folder that the rows' image paths are relative to.
+        temperature: 0 is greedy (then more than one sample repeats itself).
+        seeds: one per row, or a function of row and sample index.
+        batch_size: most sequences decoded together (at least one prompt's samples).
+    """
+    sampling = Sampling(temperature, top_p, max_new_tokens)
+    return Rollouts(model, Encoder(processor, data_dir)).sample(rows, samples, sampling, seeds, batch_size)
