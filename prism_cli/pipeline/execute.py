@@ -187,7 +187,7 @@ class Execution:
         weights = 0
         if node.kind in ("sft", "discriminator", "align", "rlvr"):
             weights = sum(p.stat().st_size for p in self.store.stage(MODEL).model_dir.glob("*.safetensors"))
-        environments.require_space(self.store.root, 64 * 2**20 + 12 * weights, f"stage {node.name}")
+        self.store.require_space(64 * 2**20 + 12 * weights, f"stage `{node.name}`")
 
     def _context(self, node: Node, folder: StageFolder, steps: int | None) -> StageContext:
         return StageContext(

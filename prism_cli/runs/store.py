@@ -124,6 +124,24 @@ class RunStore:
             raise BadInput(f"{path} is damaged", "move the run folder away and train again")
         return value or {}
 
+    def require_space(self, need: int, what: str) -> None:
+        """Refuse work whose files would not fit.
+
+        Args:
+            need: bytes.
+            what: what needs them, for people.
+
+        Raises:
+            BadInput: the disk of the run's folder has less free space.
+        """
+        free = shutil.disk_usage(self.root).free
+        if free < need:
+            has = f"the disk of {self.root} has {free / 2**20:.0f} MiB free"
+            raise BadInput(
+                f"{what} needs about {need / 2**20:.0f} MiB, but {has}",
+                "free some space, or move the runs to another disk with --runs-dir",
+            )
+
     def stage(self, name: str) -> StageFolder:
         return StageFolder(self.root / name, name)
 
