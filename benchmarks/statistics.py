@@ -115,13 +115,13 @@ def paired_difference(
     generator = np.random.default_rng(seed)
     means = np.mean([_bootstrap_means(run, resamples, generator) for run in runs], axis=0)
     tail = (1 - confidence) / 2
-    low, high = (float(bound) for bound in np.quantile(means, [tail, 1 - tail]))
+    bounds: NDArray[np.float64] = np.quantile(means, [tail, 1 - tail])
     pooled = np.concatenate(runs)
     return Difference(
         n=n,
         value=float(np.mean([run.mean() for run in runs])),
-        low=low,
-        high=high,
+        low=float(bounds[0]),
+        high=float(bounds[1]),
         p=mcnemar(wins=int((pooled > 0).sum()), losses=int((pooled < 0).sum())),
     )
 

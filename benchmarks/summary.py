@@ -1,0 +1,397 @@
+"""The table at the end of a run: every arm and stage on held-out items, and what may be concluded from it.
+
+Reads the run's folder only: `manifest.json` for the arms, each stage's `DONE` for time and tokens, `eval/<stage>/` for
+scores. What has not run yet is shown as missing, so the same code prints a half-finished run.
+
+    summary = summarize(Path("runs/digits"))
+    summary.render(console)         80 columns
+    summary.to_json()               the object that `prism train --json` ends with
+
+Differences are paired over items and each interval stands alone (not corrected for their number). One run is one
+training seed: an interval tells how far other items could move the result, nothing about other seeds. Over several
+runs (`summarize_many`) the same differences are averaged, with the spread over seeds beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.scores import METRICS, SCORES, Evaluation, read, to_json
+from benchmarks.statistics import Difference, Rate, paired_difference
+from integrations.common.files import read_json
+from integrations.errors import BadInput
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+TREATED = "prism"
+"""The arm that the others are compared with."""
+
+DIFFERED = ("answer", "perception", "reasoning")
+OWN_EVALUATOR = (
+    "Scores are those of prism's own evaluator of the digits world: exact match on held-out pictures, each item asked "
+    "once per protocol. lmms-eval may score the same checkpoint differently: it words the prompt, prepares the image "
+    "and extracts the answer in its own way. Compare checkpoints within one evaluator only."
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run, finished or not."""
+
+    name: str
+    """E.g. `prism/align`, or `shared/sft` where several arms share it."""
+    status: str
+    """`done` or `missing`."""
+    path: Path
+    """Of the resulting model."""
+    seconds: float
+    """Wall time of training, over all attempts; 0 when missing."""
+    generated_tokens: int
+    """Tokens that the policy generated while training."""
+    evaluations: Mapping[str, Evaluation]
+    """By protocol; empty for a stage without a policy of its own (a discriminator)."""
+
+    @property
+    def group(self) -> str:
+        """`shared` or the arm's name."""
+        return self.name.split("/", 1)[0]
+
+    @property
+    def short(self) -> str:
+        return self.name.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """First minus second on the same items under one protocol, by metric."""
+
+    first: str
+    second: str
+    """Names of arms (compared by their last stages) or of stages."""
+    protocol: str
+    differences: Mapping[str, Difference]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What one run has shown."""
+
+    run: str
+    seed: int | None
+    arms: Mapping[str, Sequence[str]]
+    """Names of each arm's stages, in order."""
+    stages: Mapping[str, Stage]
+    comparisons: Sequence[Comparison]
+    """The prism arm against each other arm whose last stage is evaluated."""
+    warnings: Sequence[str]
+    evaluation_seconds: float
+
+    @property
+    def protocols(self) -> list[str]:
+        """Those with any score, T=1 first."""
+        found = {p: e for stage in self.stages.values() for p, e in stage.evaluations.items()}
+        return [protocol for protocol, _ in _main_first(found)]
+
+    def stages_of(self, arm: str) -> list[Stage]:
+        """The arm's stages in order, then those run for it beside its own chain."""
+        beside = [s.name for s in self.stages.values() if s.group == arm and s.name not in self.arms[arm]]
+        return [self.stages[name] for name in (*self.arms[arm], *beside)]
+
+    def total(self, arm: str) -> tuple[int, float]:
+        """Generated tokens and seconds of an arm, its shared stages included."""
+        stages = [self.stages[name] for name in self.arms[arm]]
+        return sum(s.generated_tokens for s in stages), sum(s.seconds for s in stages)
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as one JSON object; numbers are null where undefined."""
+        return {
+            "run": self.run,
+            "seed": self.seed,
+            "arms": {arm: {stage.short: _stage_json(stage) for stage in self.stages_of(arm)} for arm in self.arms},
+            "totals": {
+                arm: dict(zip(("generated_tokens", "seconds"), self.total(arm), strict=True)) for arm in self.arms
+            },
+            "comparisons": [_comparison_json(comparison) for comparison in self.comparisons],
+            "conclusions": [conclusion(comparison) for comparison in self.comparisons],
+            "warnings": list(self.warnings),
+            "notes": [OWN_EVALUATOR],
+        }
+
+    def render(self, console: Console) -> None:
+        """Print the tables, the differences and what follows from them; 80 columns are enough."""
+        for protocol in self.protocols:
+            _print(console, _score_table(self, protocol, _plus_minus(console)))
+            _print(console, "")
+        if not self.protocols:
+            _print(console, "No stage is evaluated yet.")
+            return
+        _print(console, _legend(self, _plus_minus(console)))
+        if self.comparisons:
+            _print(console, "")
+            _print(console, _difference_table(self.comparisons))
+            for comparison in self.comparisons:
+                _print(console, conclusion(comparison))
+        for warning in self.warnings:
+            _print(console, f"Warning: {warning}", style="yellow")
+        _print(console, OWN_EVALUATOR, style="dim")
+
+
+def summarize(run_dir: Path) -> Summary:
+    """Read a run's folder.
+
+    Raises:
+        BadInput: the folder holds no run, or its manifest cannot be read.
+    """
+    manifest = read_json(run_dir / "manifest.json")
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("arms"), dict):
+        raise BadInput(f"{run_dir} holds no run (no readable manifest.json)", "see `prism runs list`")
+    arms = {arm: tuple(names) for arm, names in manifest["arms"].items()}
+    planned = [name for names in arms.values() for name in names]
+    stages = {name: _read_stage(run_dir, name) for name in dict.fromkeys([*planned, *_evaluated(run_dir)])}
+    return Summary(
+        run=manifest.get("run", run_dir.name),
+        seed=manifest.get("seed"),
+        arms=arms,
+        stages=stages,
+        comparisons=_compare_arms(arms, stages),
+        warnings=_lost_captions(arms, stages),
+        evaluation_seconds=sum(_record(run_dir / "eval" / name).get("seconds", 0.0) for name in stages),
+    )
+
+
+def conclusion(comparison: Comparison) -> str:
+    """What a comparison of two arms shows about answers, in one sentence; a negative outcome is said as plainly."""
+    answer = comparison.differences["answer"]
+    first = comparison.first.upper() if comparison.first == TREATED else comparison.first
+    if answer.better:
+        verdict = f"{first} beat the {comparison.second} here"
+    elif answer.worse:
+        verdict = f"{first} did not beat the {comparison.second} here, it did worse"
+    else:
+        verdict = f"{first} did not beat the {comparison.second} here"
+    detail = f"answers {_points(answer)} points, p {_p(answer.p)}, n = {answer.n}"
+    return f"{_protocol_title(comparison.protocol)}: {verdict} ({detail})."
+
+
+def _read_stage(run_dir: Path, name: str) -> Stage:
+    record = _record(run_dir / name)
+    result = record.get("result", {})
+    found = sorted((run_dir / "eval" / name).glob(f"*/{SCORES}"))
+    evaluations = {path.parent.name: read(path.parent) for path in found}
+    return Stage(
+        name=name,
+        status="done" if record else "missing",
+        path=run_dir / name / "model",
+        seconds=float(record.get("seconds", 0.0)),
+        generated_tokens=int(result.get("generated_tokens", 0)),
+        evaluations={protocol: e for protocol, e in evaluations.items() if e is not None},
+    )
+
+
+def _evaluated(run_dir: Path) -> list[str]:
+    """Every evaluated stage, also those run by themselves from another parent; what was moved aside is left out."""
+    folders = {path.parent.parent for path in (run_dir / "eval").glob(f"*/*/*/{SCORES}")}
+    names = sorted(folder.relative_to(run_dir / "eval").as_posix() for folder in folders)
+    return [name for name in names if ".old-" not in name]
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    value = read_json(folder / "DONE")
+    return value if isinstance(value, dict) else {}
+
+
+def _compare_arms(arms: Mapping[str, Sequence[str]], stages: Mapping[str, Stage]) -> list[Comparison]:
+    if TREATED not in arms:
+        return []
+    last = {arm: stages[names[-1]].evaluations for arm, names in arms.items()}
+    return [
+        Comparison(TREATED, other, protocol, compare(ours, last[other][protocol]))
+        for other in arms
+        for protocol, ours in _main_first(last[TREATED])
+        if other != TREATED and protocol in last[other]
+    ]
+
+
+def compare(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
+    """First minus second over the items that both were asked, by metric."""
+    return compare_runs([(first, second)])
+
+
+def compare_runs(pairs: Sequence[tuple[Evaluation, Evaluation]]) -> dict[str, Difference]:
+    """First minus second, averaged over runs; items are paired within each run."""
+    result = {}
+    for metric in METRICS:
+        columns = [_paired_columns(first, second, metric) for first, second in pairs]
+        result[metric] = paired_difference([a for a, _ in columns], [b for _, b in columns])
+    return result
+
+
+def _paired_columns(first: Evaluation, second: Evaluation, metric: str) -> tuple[list[float], list[float]]:
+    theirs = dict(zip(second.items["id"], second.items[metric], strict=True))
+    pairs = [
+        (_score(ours), _score(theirs[item]))
+        for item, ours in zip(first.items["id"], first.items[metric], strict=True)
+        if item in theirs
+    ]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def _score(value: bool | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _lost_captions(arms: Mapping[str, Sequence[str]], stages: Mapping[str, Stage]) -> list[str]:
+    """A warning for each stage whose captions are worse than its parent's while its answers are not.
+
+    A reward on the answer alone does not hold the caption: a policy can learn to answer past it, and the answer rate
+    hides that.
+    """
+    steps = {}
+    for names in arms.values():
+        evaluated = [stages[name] for name in names if stages[name].evaluations]
+        steps.update({child.name: (parent, child) for parent, child in pairwise(evaluated)})
+    warnings = []
+    for parent, child in steps.values():
+        for protocol, evaluation in _main_first(child.evaluations):
+            if protocol not in parent.evaluations:
+                continue
+            found = compare(evaluation, parent.evaluations[protocol])
+            if found["perception"].worse and not found["answer"].worse:
+                warnings.append(
+                    f"{child.name} reads pictures worse than {parent.name} while its answers are not worse "
+                    f"({_protocol_title(protocol)}: captions {_points(found['perception'])} points, answers "
+                    f"{_points(found['answer'])}). It may have learned to answer past its captions."
+                )
+    return warnings
+
+
+def _stage_json(stage: Stage) -> dict[str, Any]:
+    return {
+        "status": stage.status,
+        "path": str(stage.path),
+        "seconds": stage.seconds,
+        "generated_tokens": stage.generated_tokens,
+        "scores": {protocol: to_json(e.rates, e.n) for protocol, e in stage.evaluations.items()},
+    }
+
+
+def _comparison_json(comparison: Comparison) -> dict[str, Any]:
+    differences = {
+        metric: {"value": d.value, "ci": [d.low, d.high], "p": d.p, "n": d.n} if d.n else None
+        for metric, d in comparison.differences.items()
+    }
+    return {
+        "first": comparison.first,
+        "second": comparison.second,
+        "protocol": comparison.protocol,
+        "differences": differences,
+    }
+
+
+def _score_table(summary: Summary, protocol: str, sign: str) -> Table:
+    """One row per stage, one heading row per arm with its totals."""
+    table = _table(f"{_protocol_title(protocol)}: percent of held-out items", "stage")
+    for heading in (*METRICS, "n", "tokens", "min"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    groups: dict[str, list[Stage]] = {}
+    for stage in summary.stages.values():
+        groups.setdefault(stage.group, []).append(stage)
+    for group in sorted(groups, key=lambda g: g != "shared"):  # stable: shared first, then the arms in their order
+        totals = [""] * 2
+        if group in summary.arms:
+            tokens, seconds = summary.total(group)
+            totals = [_count(tokens), _minutes(seconds)]
+        table.add_row(group, *[""] * (len(METRICS) + 1), *totals, style="bold")
+        for stage in groups[group]:
+            table.add_row(*_stage_cells(stage, protocol, sign))
+    return table
+
+
+def _stage_cells(stage: Stage, protocol: str, sign: str) -> list[str]:
+    evaluation = stage.evaluations.get(protocol)
+    scores = [_percent(evaluation.rates[metric], sign) if evaluation else "-" for metric in METRICS]
+    n = str(evaluation.n) if evaluation else "-"
+    cost = [_count(stage.generated_tokens), _minutes(stage.seconds)] if stage.status == "done" else ["-", "-"]
+    return [f"  {stage.short}", *scores, n, *cost]
+
+
+def _difference_table(comparisons: Sequence[Comparison]) -> Table:
+    table = _table(f"{comparisons[0].first} minus another arm: points, paired over items", "")
+    for heading in ("", *DIFFERED):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for comparison in comparisons:
+        cells = [_points(comparison.differences[metric]) for metric in DIFFERED]
+        table.add_row(comparison.second, _protocol_title(comparison.protocol), *cells)
+    return table
+
+
+def _table(title: str, first: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(first, overflow="fold")
+    return table
+
+
+def _legend(summary: Summary, sign: str) -> str:
+    truncated = [e.rates["truncated"] for s in summary.stages.values() for e in s.evaluations.values()]
+    worst = max(rate.value for rate in truncated)
+    return (
+        f"{sign} is the wider side of the 95% Wilson interval. reasoning: the answer follows from the response's own "
+        "caption (items on which a caption supports an answer). tokens: generated in training; min: minutes of "
+        "training; an arm's own line is its total, shared stages included. Evaluation took "
+        f"{_minutes(summary.evaluation_seconds)} minutes in all. Truncated responses: at most {100 * worst:.1f}%. "
+        f"Training seed: {summary.seed}; one seed says nothing about the spread over seeds."
+    )
+
+
+def _print(console: Console, what: Any, style: str | None = None) -> None:
+    if isinstance(what, str):
+        console.print(what, style=style, markup=False, highlight=False)
+    else:
+        console.print(what)
+
+
+def _plus_minus(console: Console) -> str:
+    """Rich draws tables in plain characters where the output's encoding has no others; the same is due here."""
+    return "+-" if console.options.ascii_only else "±"
+
+
+def _percent(rate: Rate, sign: str) -> str:
+    return f"{100 * rate.value:.1f} {sign}{100 * rate.margin:.1f}" if rate.n else "-"
+
+
+def _points(difference: Difference) -> str:
+    if not difference.n:
+        return "-"
+    return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f}"
+
+
+def _count(number: int) -> str:
+    if number < 1000:
+        return str(number)
+    return f"{number / 1000:.0f}k" if number < 1_000_000 else f"{number / 1_000_000:.2f}M"
+
+
+def _main_first(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Evaluation]]:
+    """T=1 before greedy: it is the protocol in which errors made at random show up."""
+    return sorted(evaluations.items(), key=lambda item: (-float(item[1].facts.get("temperature", 0.0)), item[0]))
+
+
+def _protocol_title(protocol: str) -> str:
+    return {"sample": "T=1"}.get(protocol, protocol)

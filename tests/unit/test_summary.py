@@ -1,0 +1,251 @@
+"""The final table on made-up runs whose outcome is known."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from benchmarks import scores
+from benchmarks.statistics import wilson
+from benchmarks.summary import conclusion, summarize
+from integrations.common.files import write_json
+from integrations.errors import BadInput
+
+ARMS = {
+    "prism": ["shared/base", "shared/sft", "prism/discriminator", "prism/align", "prism/rlvr"],
+    "baseline": ["shared/base", "shared/sft", "baseline/rlvr"],
+    "control": ["shared/base", "control/sft", "control/rlvr"],
+}
+TRUTH = {  # answer, perception, reasoning, format
+    "shared/base": (0.05, 0.50, 0.10, 0.30),
+    "shared/sft": (0.44, 0.81, 0.43, 0.98),
+    "prism/align": (0.45, 0.83, 0.46, 0.97),
+    "prism/rlvr": (0.50, 0.83, 0.50, 0.98),
+    "baseline/rlvr": (0.60, 0.83, 0.51, 0.98),
+    "control/sft": (0.50, 0.91, 0.50, 0.98),
+    "control/rlvr": (0.40, 0.92, 0.40, 0.99),
+}
+
+
+def make_items(rates, n=400, seed=0):
+    """Items whose scores hit the rates exactly, so that nothing depends on luck; every tenth has no reasoning score."""
+    columns = [np.random.default_rng([seed, k]).permutation(n) < round(rate * n) for k, rate in enumerate(rates)]
+    return [
+        {
+            "id": f"test-{i:06d}", "kind": "sum", "level": "1", "multiple_choice": False, "prompt": "Sum?",
+            "response": "3", "tokens": 30, "truncated": i < 2,
+            "answer": bool(answer), "perception": bool(perception), "format": bool(form),
+            "reasoning": None if i % 10 == 0 else bool(reasoning),
+        }
+        for i, (answer, perception, reasoning, form) in enumerate(zip(*columns, strict=True))
+    ]  # fmt: skip
+
+
+def make_evaluation(folder, rates, protocol="sample", **options):
+    facts = {"protocol": protocol, "temperature": float(protocol == "sample")}
+    return scores.write(folder / protocol, make_items(rates, **options), facts)
+
+
+def make_run(root: Path, truth=TRUTH, protocols=("greedy", "sample"), seed=0) -> Path:
+    write_json_in(root, "manifest.json", {"run": root.name, "seed": seed, "arms": ARMS})
+    for name in dict.fromkeys(name for names in ARMS.values() for name in names):
+        tokens = 0 if name.endswith(("base", "sft")) else 50_000
+        record = {"stage": name, "status": "done", "seconds": 90.0, "result": {"step": 5, "generated_tokens": tokens}}
+        write_json_in(root / name, "DONE", record)
+        for protocol in protocols if name in truth else ():
+            make_evaluation(root / "eval" / name, truth[name], protocol, seed=seed)
+        write_json_in(root / "eval" / name, "DONE", {"seconds": 30.0})
+    return root
+
+
+def write_json_in(folder: Path, name: str, value) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / name, value)
+
+
+def rendered(summary, width=80, encoding="utf-8") -> str:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    summary.render(Console(file=stream, width=width))
+    stream.flush()
+    return stream.buffer.getvalue().decode(encoding)
+
+
+def squeezed(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_scores_survive_the_disk(tmp_path):
+    written = make_evaluation(tmp_path, (0.5, 0.25, 0.0, 1.0))
+    read = scores.read(tmp_path / "sample")
+    assert read is not None
+    assert (read.n, read.protocol) == (400, "sample")
+    assert read.rates["answer"] == wilson(200, 400)
+    assert read.rates["reasoning"].n == 360
+    assert read.rates["truncated"].hits == 2
+    assert written == read.facts
+    assert (written["answer"], written["n"], written["ci"]["format"][1]) == (0.5, 400, 1.0)
+
+
+@pytest.mark.parametrize("damage", ["no scores", "half scores", "no items", "half items", "other items"])
+def test_unfinished_evaluations_are_missing(tmp_path, damage):
+    make_evaluation(tmp_path, (0.5, 0.5, 0.5, 1.0))
+    folder = tmp_path / "sample"
+    part, file = damage.split()
+    path = folder / {"scores": "scores.json", "items": "items.parquet"}[file]
+    if part == "no":
+        path.unlink()
+    elif part == "half":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        facts = json.loads((folder / "scores.json").read_text())
+        make_evaluation(tmp_path, (0.5, 0.5, 0.5, 1.0), n=100)
+        write_json(folder / "scores.json", facts)
+    assert scores.read(folder) is None
+
+
+def test_a_rate_without_items_is_null(tmp_path):
+    items = [{**item, "reasoning": None} for item in make_items((0.5, 0.5, 0.5, 1.0))]
+    written = scores.write(tmp_path, items, {"protocol": "greedy"})
+    assert written["reasoning"] is None
+    assert written["ci"]["reasoning"] == [None, None]
+    assert "NaN" not in (tmp_path / "scores.json").read_text()
+
+
+def test_json_holds_every_arm_and_stage(tmp_path):
+    found = summarize(make_run(tmp_path / "digits", seed=3)).to_json()
+    assert (found["run"], found["seed"]) == ("digits", 3)
+    assert {arm: [*stages] for arm, stages in found["arms"].items()} == {
+        arm: [name.rsplit("/")[-1] for name in names] for arm, names in ARMS.items()
+    }
+    rlvr = found["arms"]["prism"]["rlvr"]
+    assert (rlvr["status"], rlvr["seconds"], rlvr["generated_tokens"]) == ("done", 90.0, 50_000)
+    assert rlvr["path"] == str(tmp_path / "digits" / "prism" / "rlvr" / "model")
+    assert {*rlvr["scores"]} == {"greedy", "sample"}
+    assert rlvr["scores"]["sample"]["answer"] == 0.5
+    assert rlvr["scores"]["sample"]["n"] == 400
+    low, high = rlvr["scores"]["sample"]["ci"]["answer"]
+    assert low < 0.5 < high
+    assert found["arms"]["prism"]["discriminator"]["scores"] == {}
+    assert found["totals"]["prism"] == {"generated_tokens": 150_000, "seconds": 450.0}
+    assert "lmms-eval" in found["notes"][0]
+    json.loads(json.dumps(found, allow_nan=False))
+
+
+def test_differences_are_those_of_the_last_stages(tmp_path):
+    summary = summarize(make_run(tmp_path / "digits"))
+    found = {(c.second, c.protocol): c.differences["answer"] for c in summary.comparisons}
+    assert {*found} == {(arm, protocol) for arm in ("baseline", "control") for protocol in ("sample", "greedy")}
+    baseline, control = found["baseline", "sample"], found["control", "sample"]
+    assert baseline.value == pytest.approx(-0.1)
+    assert baseline.low < -0.1 < baseline.high
+    assert baseline.worse
+    assert control.value == pytest.approx(0.1)
+    assert control.better
+
+
+@pytest.mark.parametrize(
+    ("prism", "verdict"),
+    [
+        (0.80, "T=1: PRISM beat the baseline here (answers +20.0 ["),
+        (0.60, "T=1: PRISM did not beat the baseline here (answers +0.0 ["),
+        (0.605, "T=1: PRISM did not beat the baseline here (answers +0.5 ["),
+        (0.40, "T=1: PRISM did not beat the baseline here, it did worse (answers -20.0 ["),
+    ],
+)
+def test_the_outcome_is_said_plainly(tmp_path, prism, verdict):
+    truth = {**TRUTH, "prism/rlvr": (prism, 0.83, 0.50, 0.98)}
+    summary = summarize(make_run(tmp_path / "digits", truth, protocols=("sample",)))
+    sentence = next(conclusion(c) for c in summary.comparisons if c.second == "baseline")
+    assert sentence.startswith(verdict)
+    assert squeezed(verdict) in squeezed(rendered(summary))
+
+
+def test_captions_lost_behind_steady_answers_are_warned_of(tmp_path):
+    quiet = summarize(make_run(tmp_path / "quiet"))
+    assert quiet.warnings == []
+    truth = {**TRUTH, "prism/rlvr": (0.50, 0.30, 0.34, 0.98)}
+    summary = summarize(make_run(tmp_path / "lost", truth))
+    assert len(summary.warnings) == 2  # one per protocol
+    assert all(w.startswith("prism/rlvr reads pictures worse than prism/align") for w in summary.warnings)
+    assert "Warning: prism/rlvr reads pictures worse" in rendered(summary)
+
+
+def test_captions_lost_together_with_answers_are_no_such_warning(tmp_path):
+    truth = {**TRUTH, "prism/rlvr": (0.20, 0.30, 0.34, 0.98)}
+    assert summarize(make_run(tmp_path / "digits", truth)).warnings == []
+
+
+def test_table_fits_80_columns_and_shows_each_number(tmp_path):
+    text = rendered(summarize(make_run(tmp_path / "digits")))
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "T=1: percent of held-out items" in text
+    assert "greedy: percent of held-out items" in text
+    words = [line.split() for line in text.splitlines()]
+    assert ["sft", "44.0", "±4.9", "81.0", "±4.1", "44.2", "±5.2", "98.0", "±1.9", "400", "0", "1.5"] in words
+    assert ["discriminator", "-", "-", "-", "-", "-", "50k", "1.5"] in words
+    assert ["prism", "150k", "7.5"] in words
+    assert "Evaluation took 4.0 minutes in all." in squeezed(text)
+    assert "Truncated responses: at most 0.5%." in squeezed(text)
+
+
+def test_table_can_be_printed_where_only_ascii_can(tmp_path):
+    text = rendered(summarize(make_run(tmp_path / "digits")), encoding="ascii")
+    assert "44.0 +-4.9" in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_unfinished_run_shows_what_is_there(tmp_path):
+    root = make_run(tmp_path / "digits", {"shared/base": TRUTH["shared/base"]})
+    (root / "prism" / "rlvr" / "DONE").unlink()
+    summary = summarize(root)
+    assert summary.comparisons == []
+    assert summary.stages["prism/rlvr"].status == "missing"
+    assert ["rlvr", "-", "-", "-", "-", "-", "-", "-"] in [line.split() for line in rendered(summary).splitlines()]
+
+
+def test_run_without_any_evaluation(tmp_path):
+    summary = summarize(make_run(tmp_path / "digits", {}))
+    assert rendered(summary).strip() == "No stage is evaluated yet."
+    assert summary.to_json()["arms"]["baseline"]["rlvr"]["scores"] == {}
+
+
+def test_recipe_without_the_treated_arm_has_no_comparison(tmp_path):
+    root = make_run(tmp_path / "digits")
+    arms = {"baseline": ARMS["baseline"], "control": ARMS["control"]}
+    write_json(root / "manifest.json", {"run": "digits", "seed": 0, "arms": arms})
+    assert summarize(root).comparisons == []
+
+
+def test_stage_run_from_another_parent_is_listed_but_not_counted(tmp_path):
+    root = make_run(tmp_path / "digits")
+    before = summarize(root).total("prism")
+    for name in ("prism/rlvr-from-sft", "prism/rlvr.old-1"):
+        make_evaluation(root / "eval" / name, TRUTH["prism/rlvr"])
+    summary = summarize(root)
+    assert [s.short for s in summary.stages_of("prism")][-2:] == ["rlvr", "rlvr-from-sft"]
+    assert "prism/rlvr.old-1" not in summary.stages
+    assert summary.total("prism") == before
+    assert "rlvr-from-sft" in summary.to_json()["arms"]["prism"]
+
+
+def test_items_are_paired_by_id_not_by_place(tmp_path):
+    root = make_run(tmp_path / "digits", protocols=("sample",))
+    items = make_items(TRUTH["baseline/rlvr"])
+    facts = {"protocol": "sample", "temperature": 1.0}
+    scores.write(root / "eval" / "baseline" / "rlvr" / "sample", items[::-1], facts)
+    shuffled = {c.second: c.differences for c in summarize(root).comparisons}
+    straight = {c.second: c.differences for c in summarize(make_run(tmp_path / "b", protocols=("sample",))).comparisons}
+    assert shuffled["baseline"]["answer"] == straight["baseline"]["answer"]
+    scores.write(root / "eval" / "baseline" / "rlvr" / "sample", items[:100], facts)
+    assert {c.second: c.differences["answer"].n for c in summarize(root).comparisons} == {
+        "baseline": 100,
+        "control": 400,
+    }
+
+
+def test_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="holds no run"):
+        summarize(tmp_path)
