@@ -63,7 +63,7 @@ class DigitsWorld(Settings):
     perception_random: Rate = 0.1
     """Public annotator: chance per caption that one digit is taken for a look-alike. Vanishes in greedy decoding."""
     perception_systematic: Rate = 0.9
-    """Public annotator: chance per 7 that it is read as 1. Survives greedy decoding where it holds for most SFT rows."""
+    """Public annotator: chance per 7 that it is read as 1. Survives greedy decoding where most SFT rows have it."""
     reasoning_random: Rate = 0.1
     """Public annotator: chance per response of one slip in the computation. Vanishes in greedy decoding."""
     reasoning_systematic: Rate = 0.9
@@ -98,7 +98,7 @@ class TinyModel(Settings):
     """Which model this is."""
     seed: int = Field(default=0, ge=0)
     """Seed of the random weights; kept apart from the run's seed, as a pretrained model would be."""
-    vocab_size: int = Field(default=640, ge=384, le=151_936, multiple_of=64)
+    vocab_size: int = Field(default=576, ge=384, le=151_936, multiple_of=64)
     """Rows of the embedding; the tokenizer learns merges up to this size (256 bytes and 26 added tokens included)."""
     hidden_size: Width = 128
     """Width of the text model."""

@@ -275,7 +275,7 @@ def _add(digits: Sequence[int], rng: random.Random, slip: bool) -> tuple[str, st
             after = _off_by_one(after, rng)
         steps.append(f"{total}+{digit}={after}")
         total = after
-    return " ".join(steps), str(total)
+    return ", ".join(steps), str(total)
 
 
 def _off_by_one(number: int, rng: random.Random) -> int:
