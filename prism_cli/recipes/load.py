@@ -90,6 +90,12 @@ def dump(recipe: Recipe) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False)
 
 
+def one_line(value: Any) -> str:
+    """A value as YAML on one line."""
+    options = {"sort_keys": False, "allow_unicode": True, "width": 10**9, "default_flow_style": True}
+    return yaml.dump(value, Dumper=_OneLineDumper, **options).removesuffix("...\n").strip()
+
+
 # Reading one file
 
 
@@ -114,14 +120,18 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads back, short lists on one line."""
+class _OneLineDumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+
+class _Dumper(_OneLineDumper):
+    """The same over many lines, lists of plain values on one."""
+
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
-        scalars = all(not isinstance(item, list | dict) for item in sequence)
+        scalars = all(not isinstance(item, list | tuple | dict) for item in sequence)
         return super().represent_sequence(tag, sequence, flow_style=scalars)
 
 
@@ -139,6 +149,7 @@ def _narrow(scheme: Any) -> None:
 
 
 _narrow(_Loader)
+_narrow(_OneLineDumper)
 _narrow(_Dumper)
 
 
@@ -148,10 +159,15 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         BadInput: the file cannot be read, is not YAML, is not a mapping, or has a newer format.
     """
-    return _parse(_text(path), str(path))
+    return _parse(read_text(path), str(path))
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A recipe file's text.
+
+    Raises:
+        BadInput: the file cannot be read, or is no recipe by its size or encoding.
+    """
     if path.is_dir():
         raise BadInput(f"{path} is a folder, not a recipe", "name the YAML file in it")
     try:
@@ -198,7 +214,7 @@ def layers(name_or_file: str | None) -> tuple[str, dict[str, Any], list[str]]:
     Raises:
         BadInput: a file of the chain cannot be read, or the chain has no end.
     """
-    path = _locate(name_or_file or DEFAULT, Path.cwd(), None)
+    path = locate(name_or_file)
     source = _label(path)
     chain: list[tuple[Path, dict[str, Any]]] = []
     while True:
@@ -240,6 +256,15 @@ def _is_another_kind(below: dict[str, Any], above: dict[str, Any]) -> bool:
 def _names_things(path: tuple[str, ...]) -> bool:
     path = path[2:] if path[:1] == ("profiles",) and len(path) > 1 else path
     return path in (("stages",), ("arms",), ("profiles",))
+
+
+def locate(name_or_file: str | None) -> Path:
+    """The file of a recipe that a user names; None is the default recipe.
+
+    Raises:
+        BadInput: there is no builtin recipe of that name.
+    """
+    return _locate(name_or_file or DEFAULT, Path.cwd(), None)
 
 
 def _locate(name: str, folder: Path, asked_by: Path | None) -> Path:

@@ -127,8 +127,8 @@ class Recipe(Settings):
 
     format: int = Field(default=FORMAT, ge=1)
     """Version of the recipe's form. A newer one than this prism knows is refused."""
-    name: str = Field(min_length=1, max_length=80)
-    """Short name for tables and run folders."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")
+    """Short name for tables and run folders: letters, digits, dots, dashes and underscores."""
     description: str = ""
     """What the recipe is for, in a sentence or two."""
     extends: str | None = None
