@@ -76,7 +76,7 @@ class RlvrSettings(Settings):
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: less memory, about a third more time."""
     gpu_memory_share: float = Field(default=0.6, gt=0, lt=1)
-    """Share of a GPU's memory that the rollout engine may take; the policy's training needs the rest. Not used on CPU."""
+    """Share of a GPU's memory for the rollout engine; the policy's training needs the rest. Not used on CPU."""
 
     checkpoint_every: int = Field(default=100, ge=1)
     """Steps between two checkpoints. A killed stage repeats at most this many. The newest two are kept; one holds
