@@ -17,15 +17,12 @@ class JsonlTail:
 
     Args:
         path: the file; may not exist yet.
-        from_end: start behind what the file holds now, for a file that earlier attempts have written to.
     """
 
-    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._offset = 0
         self._inode: int | None = None
-        if from_end:
-            self.poll()
 
     def poll(self) -> list[dict[str, Any]]:
         """JSON objects of the lines completed since the last call. Lines that hold no JSON object are left out."""

@@ -67,14 +67,6 @@ def test_a_file_put_in_its_place_is_read_from_its_start(tmp_path: Path) -> None:
     assert reader.poll() == [{"step": 7, "more": True}]
 
 
-def test_from_end_skips_what_earlier_attempts_wrote(tmp_path: Path) -> None:
-    path = tmp_path / "log.jsonl"
-    append(path, b'{"step": 1}\n')
-    reader = JsonlTail(path, from_end=True)
-    append(path, b'{"step": 2}\n')
-    assert reader.poll() == [{"step": 2}]
-
-
 @given(st.lists(st.integers(0, 60), max_size=12))
 def test_any_way_of_writing_gives_the_same_rows(cuts: list[int]) -> None:
     rows = [{"step": number} for number in range(5)]

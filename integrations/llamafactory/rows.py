@@ -1,0 +1,101 @@
+"""Which rows of a pool can be trained on, and how LLaMA-Factory gets them.
+
+LLaMA-Factory leaves out rows that it does not like with no more than a warning, cuts rows that are too long, and dies
+late on a missing image, so every row is looked at before it sees any. No torch and no transformers: the structure is
+checked in prism's own process, images and lengths in the engine's environment (`prepare`) with its tokenizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from integrations.common.rows import Row, read_rows
+
+RESERVED = ("<image>", "<video>", "<audio>", "<|image_pad|>", "<|video_pad|>", "<|im_start|>", "<|im_end|>")
+"""Text that LLaMA-Factory or the tokenizer would take for something else than text."""
+SMALLEST_SIDE = 28
+"""Images with a shorter side are enlarged by LLaMA-Factory before the model's own processor sees them."""
+LONGEST_SHAPE = 200
+"""Images with a side more than this many times the other are squeezed by LLaMA-Factory; the processor refuses them."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """One row of the pools, with where it stands."""
+
+    pool: str
+    line: int
+    row: Row
+
+    @property
+    def name(self) -> str:
+        return f"{self.row['id']} ({self.pool}.jsonl, line {self.line})"
+
+
+def given_rows(data_dir: Path, pools: Sequence[str]) -> Iterator[Given]:
+    """The rows of all pools, one pool after the other.
+
+    Raises:
+        BadInput: a pool is missing or a line is no row.
+    """
+    for pool in pools:
+        for line, row in enumerate(read_rows(data_dir / f"{pool}.jsonl"), 1):
+            yield Given(pool, line, row)
+
+
+def structural_problem(row: Row, data_dir: Path) -> str | None:
+    """Why a row cannot be trained on as far as its fields tell, or None."""
+    for field in ("prompt", "response"):
+        if not isinstance(row.get(field), str) or not row[field].strip():
+            return f"`{field}` is missing or empty"
+    if not isinstance(row.get("system"), str | None):
+        return "`system` is neither text nor null"
+    for field in ("system", "prompt", "response"):
+        for text in RESERVED:
+            if text in (row.get(field) or ""):
+                return f"`{field}` contains {text}"
+    images = row["images"]
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        return "`images` is no list of paths"
+    for image in images:
+        if not (data_dir / image).is_file():
+            return f"image {image} is missing"
+    return None
+
+
+def turn_texts(row: Row, image_tokens: Sequence[int]) -> list[str]:
+    """The row in Qwen's chat layout, cut where LLaMA-Factory cuts before tokenising: up to the response, then it.
+
+    Args:
+        row: a row without structural problem.
+        image_tokens: merged visual tokens of each image.
+    """
+    system = f"<|im_start|>system\n{row['system']}<|im_end|>\n" if row.get("system") else ""
+    images = "".join(f"<|vision_start|>{'<|image_pad|>' * count}<|vision_end|>" for count in image_tokens)
+    source = f"{system}<|im_start|>user\n{images}{row['prompt']}<|im_end|>\n<|im_start|>assistant\n"
+    return [source, f"{row['response']}<|im_end|>\n"]
+
+
+def image_tokens(width: int, height: int, processor: dict[str, Any]) -> int:
+    """Merged visual tokens of an image, by Qwen's rule: sides to multiples of a merged patch, area within bounds.
+
+    Args:
+        width, height: pixels.
+        processor: the image processor's settings (`patch_size`, `merge_size`, `size`).
+    """
+    unit = processor["patch_size"] * processor["merge_size"]
+    least, most = processor["size"]["shortest_edge"], processor["size"]["longest_edge"]
+    tall, wide = round(height / unit) * unit, round(width / unit) * unit
+    if tall * wide > most:
+        scale = math.sqrt(height * width / most)
+        tall = max(unit, math.floor(height / scale / unit) * unit)
+        wide = max(unit, math.floor(width / scale / unit) * unit)
+    elif tall * wide < least:
+        scale = math.sqrt(least / (height * width))
+        tall = math.ceil(height * scale / unit) * unit
+        wide = math.ceil(width * scale / unit) * unit
+    return (tall // unit) * (wide // unit)
