@@ -26,9 +26,11 @@ import json
 import os
 import platform
 import re
+import select
 import shutil
 import sys
 import sysconfig
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -36,8 +38,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from integrations.errors import BadInput, RunLocked, StageFailed
+from integrations.errors import BadInput, Interrupted, RunLocked, StageFailed
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 Report = Callable[[str], None]
 
@@ -168,21 +174,26 @@ def built_as(environment: Environment) -> dict[str, object]:
     return told
 
 
-def ensure(name: str, report: Report) -> Environment:
-    """The engine's environment, built now if it is not there. `report` receives lines for people while it is built.
+def ensure(name: str, report: Report, stop: threading.Event | None = None) -> Environment:
+    """The engine's environment, built now if it is not there.
+
+    Args:
+        report: receives lines for people while it is built.
+        stop: when set, the build is given up within a second or so.
 
     Raises:
         BadInput: unknown engine, wrong PRISM_ENV_<ENGINE>, or a cache folder that is not writable.
         StageFailed: no network, no disk space, or packages that cannot be installed.
+        Interrupted: `stop` was set.
     """
     environment = locate(name)
     if is_built(environment):
         return environment
-    with _alone(environment, report):
+    with _alone(environment, report, stop):
         if not is_built(environment):
             _clear(environment)
-            _check_space(environment)
-            _build(environment, report)
+            require_space(environment.folder, _needed_mb(environment) * 2**20, f"the {name} environment")
+            _build(environment, report, stop)
     return environment
 
 
@@ -230,12 +241,12 @@ def check(name: str) -> list[str]:
     if not environment.own:
         lines: list[str] = []
         arguments = ["pip", "sync", "--dry-run", "--offline", "--python", str(environment.python)]
-        code = _uv([*arguments, "--require-hashes", str(lock_file(name))], lines.append)
+        code = run_uv([*arguments, "--require-hashes", str(lock_file(name))], lines.append)
         if code != 0 or not any("no changes" in line for line in lines):
             differences = [line.strip() for line in lines if re.match(r"\s*[-+~]", line)]
             wrong.append("differs from its lock: " + "; ".join(differences or lines[-1:]))
     lines = []
-    if _uv(["pip", "check", "--python", str(environment.python)], lines.append) != 0:
+    if run_uv(["pip", "check", "--python", str(environment.python)], lines.append) != 0:
         wrong += [line for line in lines if line.startswith("The package")] or lines[-1:]
     for package in describe(name).imports:
         problem = _import_problem(environment, package)
@@ -265,7 +276,7 @@ def _import_problem(environment: Environment, package: str) -> str | None:
 # Building
 
 
-def _build(environment: Environment, report: Report) -> None:
+def _build(environment: Environment, report: Report, stop: threading.Event | None) -> None:
     """Build beside, then rename. The environment is made relocatable for that: its programs find it by themselves."""
     began = time.monotonic()
     lock = lock_file(environment.name)
@@ -282,7 +293,7 @@ def _build(environment: Environment, report: Report) -> None:
     sync = ["pip", "sync", "--strict", "--require-hashes", "--python", str(place / "bin" / "python"), str(lock)]
     try:
         for arguments in (venv, sync):
-            if _uv(arguments, hear) != 0:
+            if run_uv(arguments, hear, stop) != 0:
                 raise _explained(environment, lines)
         packages = sum(line.startswith(" + ") for line in lines)
         told = {
@@ -317,25 +328,32 @@ def _news(line: str) -> str | None:
     return None
 
 
-def _uv(arguments: Sequence[str], hear: Report) -> int:
+def run_uv(arguments: Sequence[str], hear: Report, stop: threading.Event | None = None) -> int:
     """Run uv, ending it if prism ends; each line it writes goes to `hear`. Returns its exit code."""
-    import subprocess
-
     from prism_cli.engines.process import Guarded
 
-    folder = cache_folder()
-    folder = folder if folder.is_dir() else Path.home()
-    guarded = Guarded(
-        [_uv_program(), *arguments], env=_uv_environment(), cwd=folder,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        assert guarded.guardian.stdout is not None
-        with guarded.guardian.stdout as output:
-            for line in output:
-                hear(line.decode(errors="replace").rstrip())
-    finally:
-        guarded.close()
+    cwd = _existing(cache_folder())  # uv looks for settings here and above: not in whatever folder prism runs in
+    output, end = os.pipe()
+    with open(output, "rb", buffering=0) as stream:
+        try:
+            guarded = Guarded([_uv_program(), *arguments], env=_uv_environment(), cwd=cwd, stdout=end, stderr=end)
+        finally:
+            os.close(end)
+        try:
+            text = b""
+            while True:
+                if stop is not None and stop.is_set():
+                    raise Interrupted("stopped while building an environment", "run the same command again")
+                if not select.select([stream], [], [], 0.5)[0]:
+                    continue
+                news = stream.read(65536)
+                *lines, text = (text + news).split(b"\n")
+                for line in lines if news else [*lines, text]:
+                    hear(line.decode(errors="replace").rstrip())
+                if not news:
+                    break
+        finally:
+            guarded.close()
     return -1 if guarded.code is None else guarded.code
 
 
@@ -388,13 +406,23 @@ def _existing(path: Path) -> Path:
 # Space, and errors that a user can act on
 
 
-def _check_space(environment: Environment) -> None:
-    need = _needed_mb(environment)
-    free = shutil.disk_usage(_existing(environment.folder)).free // 2**20
+def require_space(folder: Path, need: int, what: str) -> None:
+    """Refuse to begin what cannot fit.
+
+    Args:
+        folder: where it will be written; need not exist.
+        need: bytes.
+        what: begins the message, e.g. `stage prism/align`.
+
+    Raises:
+        StageFailed: less than that is free.
+    """
+    free = shutil.disk_usage(_existing(folder)).free
     if free < need:
+        mine = folder.is_relative_to(cache_folder())
         raise StageFailed(
-            f"the {environment.name} environment needs {need} MB, and {environment.folder.parent} has {free} MB free",
-            "free some space, or set PRISM_CACHE to a folder on a larger disk",
+            f"{what} needs {need / 1e6:,.0f} MB of disk space, and {folder.parent} has {free / 1e6:,.0f} MB free",
+            f"free some space, or {'set PRISM_CACHE to' if mine else 'use'} a folder on a larger disk",
         )
 
 
@@ -473,34 +501,49 @@ def _explained(environment: Environment, lines: Sequence[str]) -> StageFailed:
 
 
 @contextlib.contextmanager
-def _alone(environment: Environment, report: Report | None) -> Iterator[None]:
+def _alone(environment: Environment, report: Report | None, stop: threading.Event | None = None) -> Iterator[None]:
     """Hold the environment's lock. Says who holds it and waits when `report` is given; refuses otherwise."""
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
     folder = environment.folder.parent
     lock = FileLock(folder / f"{environment.folder.name}.lock")
     holder = folder / f"{environment.folder.name}.holder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            by = _read_holder(holder)
-            if report is None:
-                raise RunLocked(f"the {environment.name} environment is being built by {by}", "wait for it") from None
-            report(f"waiting for {by}, which builds it")
-            lock.acquire()
+        _acquire(lock, environment, holder, report, stop)
+        holder.write_text(f"process {os.getpid()} (since {time.strftime('%H:%M:%S')})", encoding="utf-8")
     except OSError as error:
+        lock.release()
         raise BadInput(
             f"cannot write to the cache folder {folder}: {error.strerror}",
             "set PRISM_CACHE to a folder that you may write to",
         ) from error
     try:
-        holder.write_text(f"process {os.getpid()} (since {time.strftime('%H:%M:%S')})", encoding="utf-8")
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _acquire(
+    lock: BaseFileLock, environment: Environment, holder: Path, report: Report | None, stop: threading.Event | None
+) -> None:
+    from filelock import Timeout
+
+    told = ""
+    while True:
+        try:
+            lock.acquire(timeout=0.5 if told else 0)
+            return
+        except Timeout:
+            by = _read_holder(holder)
+        if report is None:
+            raise RunLocked(f"the {environment.name} environment is being built by {by}", "wait for it")
+        if stop is not None and stop.is_set():
+            raise Interrupted("stopped while waiting for an environment", "run the same command again")
+        if by != told:
+            report(f"waiting for {by}, which builds it")
+            told = by
 
 
 def _read_holder(path: Path) -> str:
