@@ -15,7 +15,18 @@ from typing import Any
 
 from integrations.common.rows import Row, read_rows
 
-RESERVED = ("<image>", "<video>", "<audio>", "<|image_pad|>", "<|video_pad|>", "<|im_start|>", "<|im_end|>")
+RESERVED = (
+    *("<image>", "<video>", "<audio>"),
+    *(
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+        "<|image_pad|>",
+        "<|video_pad|>",
+    ),
+)
 """Text that LLaMA-Factory or the tokenizer would take for something else than text."""
 SMALLEST_SIDE = 28
 """Images with a shorter side are enlarged by LLaMA-Factory before the model's own processor sees them."""
