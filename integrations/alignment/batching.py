@@ -9,7 +9,7 @@ Legend: B prompts, P padded prompt length, R continuations, T padded continuatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +52,11 @@ class Tails:
         return cls(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
 
 
-Route = Callable[[torch.Tensor], None]
-"""Told before each pass which role every token has; see `discriminator.Routing.set_roles`."""
+def prompt_mask(prompts: Sequence[Prompt]) -> torch.Tensor:
+    """(B, P) int64, 1 at real tokens; prompts are padded on the left so that they end together."""
+    width = max(len(prompt.ids) for prompt in prompts)
+    lengths = torch.tensor([len(prompt.ids) for prompt in prompts])
+    return (torch.arange(width) >= width - lengths[:, None]).long()
 
 
 def read_prompts(model: Any, prompts: Sequence[Prompt]) -> PromptState:
@@ -61,12 +64,11 @@ def read_prompts(model: Any, prompts: Sequence[Prompt]) -> PromptState:
     device = model.lm_head.weight.device
     width = max(len(prompt.ids) for prompt in prompts)
     ids: np.ndarray = np.zeros((len(prompts), width), np.int64)
-    mask: np.ndarray = np.zeros_like(ids)
     positions: np.ndarray = np.zeros((3, *ids.shape), np.int64)
     for index, prompt in enumerate(prompts):
         start = width - len(prompt.ids)
-        ids[index, start:], mask[index, start:], positions[:, index, start:] = prompt.ids, 1, prompt.positions
-    ids_BP, mask_BP = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+        ids[index, start:], positions[:, index, start:] = prompt.ids, prompt.positions
+    ids_BP, mask_BP = torch.from_numpy(ids).to(device), prompt_mask(prompts).to(device)
     positions_3BP = torch.from_numpy(positions).to(device)
     language = model.model.language_model
     embedded = language.embed_tokens(ids_BP)

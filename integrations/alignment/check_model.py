@@ -83,7 +83,7 @@ def answer(model: Any, processor: Any, row: Row, data_dir: Path) -> tuple[list[s
         return [f"logits are not finite after the prompt of row {row['id']}"], ""
     output = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
     canary = processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return ([] if canary.strip() else [f"no answer to the prompt of row {row['id']}"]), canary
+    return ([] if canary else [f"no answer to the prompt of row {row['id']}"]), canary
 
 
 def _parts(turn: dict[str, str], images: int) -> list[dict[str, str]]:

@@ -1,0 +1,58 @@
+"""The teacher pool: demonstrations as segments, prompts held out, and which prompts each step takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from integrations.alignment.seeds import derive, generator
+from integrations.alignment.segments import Segments, Splitter
+from integrations.common.rows import Row, read_rows
+from integrations.errors import BadInput
+
+
+@dataclass(frozen=True)
+class TeacherPool:
+    """Rows with a usable demonstration."""
+
+    train: list[Row]
+    held_out: list[Row]
+    demonstrations: dict[str, Segments]
+    """By row id."""
+    dropped: list[str] = field(default_factory=list)
+    """Ids of rows whose demonstration has not the three blocks."""
+
+    def pick(self, step: int, count: int, *key: int | str) -> list[Row]:
+        """The training rows of one step: every row once per epoch, each epoch in its own order."""
+        chosen = []
+        for index in range(step * count, (step + 1) * count):
+            epoch, place = divmod(index, len(self.train))
+            order = generator(*key, "order", epoch).permutation(len(self.train))
+            chosen.append(self.train[order[place]])
+        return chosen
+
+
+def read_pool(path: Path, held_out: int, splitter: Splitter) -> TeacherPool:
+    """Read a pool and set `held_out` prompts apart, by a hash of the row's id and nothing else.
+
+    Raises:
+        BadInput: the file cannot be read, ids repeat, or too few demonstrations are usable.
+    """
+    demonstrations: dict[str, Segments] = {}
+    rows, dropped = [], []
+    for row in read_rows(path):
+        segments = splitter.split(row.get("response") or "")
+        if segments is None:
+            dropped.append(str(row["id"]))
+            continue
+        if row["id"] in demonstrations:
+            raise BadInput(f"{path}: the id {row['id']!r} occurs twice", "give every row an id of its own")
+        demonstrations[row["id"]] = segments
+        rows.append(row)
+    if len(rows) < 2 * held_out:
+        raise BadInput(
+            f"{path} has {len(rows)} demonstrations with the three blocks, too few to hold {held_out} out",
+            "lower `held_out` or add demonstrations",
+        )
+    rows.sort(key=lambda row: derive("held_out", row["id"]))
+    return TeacherPool(rows[held_out:], rows[:held_out], demonstrations, dropped)

@@ -1,0 +1,48 @@
+"""A stage's result on disk: weights and `result.json`, written aside and renamed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from integrations.alignment.checkpoints import flush, place
+from integrations.alignment.job import Job
+from integrations.alignment.pool import TeacherPool
+from integrations.common.files import write_json
+
+RESULT = "result.json"
+
+
+def write_result(
+    job: Job,
+    step: int,
+    generated_tokens: int,
+    pool: TeacherPool,
+    metrics: Mapping[str, float],
+    facts: Mapping[str, float | bool],
+    save_weights: Callable[[Path], object],
+) -> None:
+    """Write the weights and what the adapter needs to judge them.
+
+    Args:
+        metrics: the last held-out check.
+        facts: what else the stage's own checks need.
+    """
+    partial = job.result_dir.with_name(f".{job.result_dir.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    save_weights(partial)
+    usable = len(pool.train) + len(pool.held_out)
+    rows = {
+        "given": usable + len(pool.dropped),
+        "trained": len(pool.train),
+        "held_out": len(pool.held_out),
+        "dropped": len(pool.dropped),
+    }
+    content = {"step": step, "generated_tokens": generated_tokens, "rows": rows, "metrics": dict(metrics), **facts}
+    write_json(partial / RESULT, content)
+    for path in partial.iterdir():
+        flush(path)
+    place(partial, job.result_dir)

@@ -1,0 +1,102 @@
+"""What both stages share: the models and data of a job, its progress file, its optimizers."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from integrations.alignment.job import Job
+from integrations.alignment.model import banned_tokens, load_policy, load_processor
+from integrations.alignment.pool import TeacherPool, read_pool
+from integrations.alignment.prompts import Encoder
+from integrations.alignment.rollout import Rollouts
+from integrations.alignment.segments import Splitter
+
+
+@dataclass(frozen=True)
+class Session:
+    """A job's policy and data, loaded."""
+
+    job: Job
+    policy: Any
+    splitter: Splitter
+    pool: TeacherPool
+    encoder: Encoder
+    rollouts: Rollouts
+    banned_V: torch.Tensor
+
+
+def open_session(job: Job) -> Session:
+    """Load the policy and the teacher pool.
+
+    Raises:
+        BadInput: the pool, an image or a checkpoint cannot be used.
+    """
+    processor = load_processor(job.base_model)
+    policy = load_policy(job.policy, job.device)
+    splitter = Splitter(processor.tokenizer)
+    pool = read_pool(job.data_dir / f"{job.settings.teacher}.jsonl", job.settings.held_out, splitter)
+    for name in pool.dropped:
+        print(f"left out {name}: its demonstration has not the three blocks", flush=True)
+    encoder = Encoder(processor, job.data_dir)
+    banned = banned_tokens(processor.tokenizer, policy.lm_head.out_features).to(job.device)
+    return Session(job, policy, splitter, pool, encoder, Rollouts(policy, encoder), banned)
+
+
+def optimizer(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW; the second moment forgets faster than the default, as usual for short runs."""
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.95))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, warmup_steps: int) -> None:
+    """Linear rise over the first steps, then constant; a function of the step alone, so nothing is to be restored."""
+    for group in optimizer.param_groups:
+        group["lr"] = peak * min(1.0, (step + 1) / (warmup_steps + 1))
+
+
+class Reporter:
+    """Appends one JSON line per step to the progress file."""
+
+    def __init__(self, job: Job) -> None:
+        self.stream = job.progress_file.open("a", encoding="utf-8")
+        self.total = job.steps
+
+    def write(self, step: int, metrics: Mapping[str, float], generated_tokens: int, phase: str = "training") -> None:
+        """Report the state after `step` steps; values that are not finite are left out."""
+        finite = {name: round(value, 6) for name, value in metrics.items() if math.isfinite(value)}
+        line = {
+            "step": step,
+            "total": self.total,
+            "phase": phase,
+            "generated_tokens": generated_tokens,
+            "metrics": finite,
+        }
+        self.stream.write(json.dumps(line) + "\n")
+        self.stream.flush()
+
+
+class Stopwatch:
+    """Seconds per phase of one step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def measure(self, phase: str) -> AbstractContextManager[None]:
+        """Adds the time spent inside to `seconds_<phase>`."""
+
+        @contextmanager
+        def running() -> Any:
+            started = time.perf_counter()
+            yield
+            name = f"seconds_{phase}"
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+        return running()

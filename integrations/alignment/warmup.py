@@ -1,0 +1,153 @@
+"""The discriminator stage: upcycle the policy, then tell its responses from demonstrations until that works.
+
+The policy does not change. Each step draws a few responses to each prompt, pairs them with the prompt's demonstration
+and takes one Bradley-Terry step. The stage is worth something only if demonstrations win on held-out prompts; the
+adapter refuses the result otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from integrations.alignment import checkpoints, contest, heldout
+from integrations.alignment.discriminator import Description, Discriminator, new_heads, upcycle
+from integrations.alignment.job import Job
+from integrations.alignment.model import load_policy
+from integrations.alignment.results import write_result
+from integrations.alignment.seeds import derive
+from integrations.alignment.session import Reporter, Session, Stopwatch, open_session, optimizer, set_learning_rate
+from integrations.common.files import hash_file, hash_folder
+from integrations.common.rows import Row
+
+
+def run(job: Job) -> None:
+    """Train a discriminator, resuming from the newest checkpoint where there is one."""
+    session = open_session(job)
+    discriminator = build(session)
+    settings = job.settings
+    parameters = [value for _, value in discriminator.named_parameters()]
+    optimiser = optimizer(parameters, settings.learning_rate, settings.weight_decay)
+    progress = Warmup(session, discriminator, optimiser)
+    saved = checkpoints.newest(job.checkpoint_dir)
+    if saved is not None:
+        progress.restore(*saved)
+    progress.run()
+
+
+def build(session: Session) -> Discriminator:
+    """An untrained discriminator as the settings ask."""
+    job, settings = session.job, session.job.settings
+    dense = session.policy if job.upcycle_from == job.policy else load_policy(job.upcycle_from, job.device)
+    backbone = upcycle(
+        dense,
+        experts=settings.experts,
+        top_k=settings.top_k,
+        noise=settings.noise,
+        router_std=settings.router_std,
+        seed=job.seed,
+    )
+    description = Description(
+        score=settings.score,
+        routing=settings.routing,
+        experts=settings.experts,
+        top_k=settings.top_k,
+        reference=hash_folder(job.policy),
+        tokenizer=hash_file(job.base_model / "tokenizer.json"),
+        held_out=settings.held_out,
+    )
+    heads = None
+    if settings.score == "head":
+        heads = new_heads(backbone.config.text_config.hidden_size, job.seed, job.device)
+    reference = session.policy if settings.score == "likelihood_ratio" else None
+    return Discriminator(backbone, description, session.banned_V, reference=reference, heads=heads)
+
+
+class Warmup:
+    """The loop and its state."""
+
+    def __init__(self, session: Session, discriminator: Discriminator, optimiser: torch.optim.Optimizer) -> None:
+        self.session, self.discriminator, self.optimiser = session, discriminator, optimiser
+        self.step, self.generated_tokens = 0, 0
+        self.best_loss, self.stale = float("inf"), 0
+        self.last_check: dict[str, float] = {}
+
+    @property
+    def finished(self) -> bool:
+        settings = self.session.job.settings
+        return self.step >= self.session.job.steps or 0 < settings.patience <= self.stale
+
+    def run(self) -> None:
+        job = self.session.job
+        settings, reporter = job.settings, Reporter(job)
+        while not self.finished:
+            metrics = self._one_step()
+            reporter.write(self.step, metrics, self.generated_tokens)
+            if self.step % settings.check_every == 0 or self.step == job.steps:
+                self._check()
+                reporter.write(self.step, self.last_check, self.generated_tokens, "held-out check")
+            if self.step % settings.checkpoint_every == 0 or self.finished:
+                checkpoints.save(job.checkpoint_dir, self.step, self.state())
+        facts = {"stopped_early": self.step < job.steps}
+        write_result(
+            job, self.step, self.generated_tokens, self.session.pool, self.last_check, facts, self.discriminator.save
+        )
+
+    def _one_step(self) -> dict[str, float]:
+        session, job, step = self.session, self.session.job, self.step
+        settings, watch = job.settings, Stopwatch()
+        rows = session.pool.pick(step, settings.prompts_per_step, job.seed, "discriminator")
+
+        def stream(row: Row, sample: int) -> int:
+            return derive(job.seed, "discriminator", step, row["id"], sample)
+
+        with watch.measure("rollout"):
+            groups = session.rollouts.sample(rows, settings.samples, job.sampling, stream, settings.rollout.batch_size)
+        segments = contest.valid_segments(groups, session.splitter)
+        prompts = [session.encoder.encode(row) for row in rows]
+        batch = contest.pair_up(prompts, [session.pool.demonstrations[row["id"]] for row in rows], segments)
+        set_learning_rate(self.optimiser, settings.learning_rate, step, settings.warmup_steps)
+        objective = contest.Objective(
+            settings.score_regulariser, settings.balance, settings.gradient_clip, settings.prompts_per_step
+        )
+        with watch.measure("discriminator"):
+            scores, learnt = contest.learn(self.discriminator, self.optimiser, batch, objective)
+        tokens = sum(len(item.token_ids) for group in groups for item in group)
+        self.step, self.generated_tokens = step + 1, self.generated_tokens + tokens
+        responses = len(rows) * settings.samples
+        valid = {"valid": len(batch.students) / responses, "response_tokens": tokens / responses}
+        return scores.metrics() | learnt | valid | watch.seconds
+
+    def _check(self) -> None:
+        session, job = self.session, self.session.job
+        self.last_check = heldout.check(
+            self.discriminator,
+            session.rollouts,
+            session.pool,
+            session.splitter,
+            job.sampling,
+            seed=job.seed,
+            batch_size=job.settings.rollout.batch_size,
+            micro_prompts=job.settings.prompts_per_step,
+        )
+        loss = self.last_check.get("held_out_loss", float("inf"))
+        self.stale = 0 if loss < self.best_loss else self.stale + 1
+        self.best_loss = min(loss, self.best_loss)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "discriminator": dict(self.discriminator.named_parameters()),
+            "optimizer": self.optimiser.state_dict(),
+            "generated_tokens": self.generated_tokens,
+            "best_loss": self.best_loss,
+            "stale": self.stale,
+            "last_check": self.last_check,
+        }
+
+    def restore(self, step: int, state: dict[str, Any]) -> None:
+        self.step = step
+        self.discriminator.restore(state["discriminator"])
+        self.optimiser.load_state_dict(state["optimizer"])
+        for name in ("generated_tokens", "best_loss", "stale", "last_check"):
+            setattr(self, name, state[name])
