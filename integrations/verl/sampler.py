@@ -48,7 +48,7 @@ class Sampler(ReplayBuffer):
         data = transfer_queue.kv_batch_get(
             keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"]
         )
-        rewards = [fields["reward_extra_info"] for fields in data["extra_fields"].tolist()]
+        rewards = [fields["reward_extra_info"] for fields in list(data["extra_fields"])]
         groups: dict[str, list[float]] = defaultdict(list)
         for key, reward in zip(batch.keys, rewards, strict=True):
             groups[key.split("_")[0]].append(reward["score"])
