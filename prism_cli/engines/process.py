@@ -59,9 +59,7 @@ class Guarded:
         cwd: Path,
         stdout: int | IO[Any],
         stderr: int | IO[Any],
-        grace: float = GRACE,
     ) -> None:
-        self.grace = grace
         self.code: int | None = None
         """The program's exit code, negative for a signal; None before it ended or when the guardian was killed."""
         self.left_behind: Sequence[str] = ()
@@ -69,7 +67,7 @@ class Guarded:
         self._news = b""
         life, self._life = os.pipe()
         self._report, report = os.pipe()
-        command = [sys.executable, "-I", "-S", str(_GUARDIAN), str(grace), str(report), *argv]
+        command = [sys.executable, "-I", "-S", str(_GUARDIAN), str(GRACE), str(report), *argv]
         try:
             self.guardian = subprocess.Popen(
                 command, stdin=life, stdout=stdout, stderr=stderr, env=dict(env), cwd=cwd, pass_fds=(report,),
@@ -112,7 +110,7 @@ class Guarded:
     def close(self) -> None:
         """End everything and wait until it has ended."""
         self.end()
-        if not self.wait(self.grace + 60):
+        if not self.wait(GRACE + 60):
             self.guardian.kill()
             self.wait(5)
 
@@ -282,17 +280,17 @@ def _record(path: Path, token: str, guardian: int) -> None:
     draft.replace(path)
 
 
-def _end_marked(token: str, grace: float = GRACE) -> list[str]:
+def _end_marked(token: str) -> list[str]:
     """End every process that carries the token. Returns their names."""
     ended: list[str] = []
-    until = time.monotonic() + grace
+    until = time.monotonic() + 2 * GRACE
     while marked := _marked(token):
         for process in marked:
             with contextlib.suppress(psutil.Error):
                 ended.append(process.name())
                 process.kill()
-        psutil.wait_procs(marked, timeout=grace)
-        if time.monotonic() > until + grace:
+        psutil.wait_procs(marked, timeout=GRACE)
+        if time.monotonic() > until:
             break
     return ended
 

@@ -67,6 +67,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return Environment("bare", "0" * 12, folder, folder / "bin" / "python", folder / "bin")
 
 
+@pytest.fixture(autouse=True)
+def _little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "GRACE", 0.5)
+
+
 @pytest.fixture
 def attempt(tmp_path: Path) -> Path:
     folder = tmp_path / "a stage" / "attempt-1"
@@ -265,6 +270,7 @@ from pathlib import Path
 from integrations.contract import Launch
 from prism_cli.engines import process
 from prism_cli.engines.environments import Environment
+process.GRACE = 0.5
 env, attempt, tree = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 environment = Environment("bare", "0" * 12, env, env / "bin" / "python", env / "bin")
 launch = Launch("bare", ["python", "-c", tree, "."], env={"TREE": str(attempt)})

@@ -1,0 +1,438 @@
+"""Building engines' environments, with a package index of one tiny package in a folder: no network is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from integrations.errors import BadInput, Interrupted, RunLocked, StageFailed
+from prism_cli.engines import environments, locks
+
+# A build backend that can be made to wait: it tells that it began, and goes on when the file it was given is gone.
+BACKEND = """
+import os, time, zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    hold = os.environ.get("HOLD_BUILD")
+    if hold and os.path.exists(hold):
+        open(hold + ".began", "w").close()
+        while os.path.exists(hold):
+            time.sleep(0.02)
+    name = "slowly-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(folder, name), "w") as wheel:
+        wheel.writestr("slowly.py", "")
+        info = "slowly-1.0.dist-info"
+        wheel.writestr(info + "/METADATA", "Metadata-Version: 2.1\\nName: slowly\\nVersion: 1.0\\n")
+        wheel.writestr(info + "/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(info + "/RECORD", "")
+    return name
+"""
+
+
+def make_wheel(index: Path, version: str) -> str:
+    """Write the package `tiny` with a console script. Returns its hash."""
+    path = index / f"tiny-{version}-py3-none-any.whl"
+    info = f"tiny-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("tiny.py", f"def main():\n    print('tiny {version}')\n")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny\nVersion: {version}\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/entry_points.txt", "[console_scripts]\ntiny = tiny:main\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def make_source(index: Path) -> str:
+    """Write the package `slowly`, which has to be built. Returns its hash."""
+    files = {
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "slowly"\nversion = "1.0"\n',
+        "backend.py": BACKEND,
+        "PKG-INFO": "Metadata-Version: 2.2\nName: slowly\nVersion: 1.0\n",
+    }
+    path = index / "slowly-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"slowly-1.0/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_lock(definitions: Path, name: str, *pins: tuple[str, str]) -> Path:
+    """Define the engine `name` with these (requirement, sha256) pins and a need of 1 MB."""
+    folder = definitions / name / "env"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / "requirements.lock"
+    lock.write_text("".join(f"{pin} \\\n    --hash=sha256:{digest}\n" for pin, digest in pins))
+    imports = json.dumps([pin.split("==")[0] for pin, _ in pins])
+    (folder / "environment.toml").write_text(f"imports = {imports}\ndisk_mb = 1\nbeside_mb = 1\n")
+    return lock
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    folder = tmp_path / "index"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def definitions(tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Engines `tiny` and `slowly`, their packages in a folder, and empty caches below a folder with a space."""
+    folder = tmp_path / "integrations"
+    write_lock(folder, "tiny", ("tiny==1.0", make_wheel(index, "1.0")))
+    write_lock(folder, "slowly", ("slowly==1.0", make_source(index)))
+    for name in [name for name in os.environ if name.startswith(("UV_", "PIP_", "PRISM_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(environments, "definitions", lambda: folder)
+    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "my cache"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv cache"))
+    monkeypatch.setenv("UV_NO_INDEX", "1")
+    monkeypatch.setenv("UV_FIND_LINKS", str(index))
+    return folder
+
+
+@pytest.fixture
+def held(tmp_path: Path, definitions: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that holds the build of `slowly` while it exists."""
+    hold = tmp_path / "hold"
+    hold.touch()
+    monkeypatch.setenv("HOLD_BUILD", str(hold))
+    return hold
+
+
+@pytest.fixture
+def builder(definitions: Path, held: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that is in the middle of building `slowly`."""
+    program = (
+        "import sys; from pathlib import Path; from prism_cli.engines import environments;"
+        "environments.definitions = lambda: Path(sys.argv[1]); environments.ensure('slowly', print)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(definitions)]) as other:
+        try:
+            wait_until(lambda: held.with_name("hold.began").exists())
+            yield other
+        finally:
+            other.kill()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until, "waited a minute in vain"
+        time.sleep(0.02)
+
+
+def processes_below(folder: Path) -> list[psutil.Process]:
+    """Processes that have the folder somewhere in their command."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if any(str(folder) in word for word in process.cmdline()):
+                found.append(process)
+    return found
+
+
+def no_report(text: str) -> None:
+    raise AssertionError(f"nothing should be built, but: {text}")
+
+
+def test_built_once_and_its_programs_run(definitions: Path) -> None:
+    assert environments.names() == ["slowly", "tiny"]
+    environment = environments.locate("tiny")
+    assert not environments.is_built(environment)
+    lines: list[str] = []
+    assert environments.ensure("tiny", lines.append) == environment
+    assert environments.is_built(environment)
+    assert lines[0].startswith("building with 1 pinned packages")
+    assert lines[-1].startswith("built: 1 packages in ")
+    done = subprocess.run([environment.bin / "tiny"], capture_output=True, text=True, check=True)
+    assert done.stdout == "tiny 1.0\n"
+    assert environments.built_as(environment)["packages"] == 1
+    assert environments.ensure("tiny", no_report) == environment
+    assert [path.name for path in environment.folder.parent.iterdir() if path.is_dir()] == [environment.folder.name]
+
+
+def test_folder_is_below_the_users_cache(definitions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PRISM_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert environments.locate("tiny").folder.parent == Path("/x/prism/envs")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert environments.cache_folder() == Path("/home/someone/.cache/prism")
+
+
+def test_another_lock_is_another_environment(definitions: Path, index: Path) -> None:
+    first = environments.ensure("tiny", print)
+    write_lock(definitions, "tiny", ("tiny==2.0", make_wheel(index, "2.0")))
+    second = environments.ensure("tiny", print)
+    assert first.key != second.key
+    assert environments.is_built(first)
+    assert environments.fingerprint(first) != environments.fingerprint(second)
+    assert environments.outdated("tiny") == [first.folder]
+    assert environments.remove("tiny") == [second.folder, first.folder]
+    assert not first.folder.exists()
+    assert not second.folder.exists()
+    assert environments.remove("tiny") == []
+
+
+def test_vanished_interpreter_is_built_again(definitions: Path) -> None:
+    environment = environments.ensure("tiny", print)
+    environment.python.unlink()
+    environment.python.symlink_to("/nowhere/python")
+    assert not environments.is_built(environment)
+    environments.ensure("tiny", print)
+    assert environments.is_built(environment)
+
+
+def test_killed_build_leaves_nothing_that_counts(
+    definitions: Path, held: Path, builder: subprocess.Popen[bytes]
+) -> None:
+    environment = environments.locate("slowly")
+    builder.send_signal(signal.SIGKILL)
+    builder.wait()
+    wait_until(lambda: not processes_below(definitions.parent))
+    assert not environments.is_built(environment)
+    assert list(environment.folder.parent.glob(".building-*"))
+    held.unlink()
+    environments.ensure("slowly", print)
+    assert environments.check("slowly") == []
+    assert [path.name for path in environment.folder.parent.iterdir() if path.is_dir()] == [environment.folder.name]
+
+
+def test_second_builder_says_who_it_waits_for_and_builds_nothing(
+    definitions: Path, held: Path, builder: subprocess.Popen[bytes]
+) -> None:
+    lines: list[str] = []
+
+    def hear(line: str) -> None:
+        lines.append(line)
+        held.unlink(missing_ok=True)
+
+    environments.ensure("slowly", hear)
+    assert lines == [lines[0]]
+    assert lines[0].startswith(f"waiting for process {builder.pid} ")
+    assert environments.is_built(environments.locate("slowly"))
+    assert builder.wait() == 0
+
+
+def test_remove_refuses_what_is_being_built(definitions: Path, held: Path, builder: subprocess.Popen[bytes]) -> None:
+    with pytest.raises(RunLocked, match=f"being built by process {builder.pid}"):
+        environments.remove("slowly")
+    held.unlink()
+    assert builder.wait() == 0
+
+
+def test_stop_gives_up_waiting(definitions: Path, held: Path, builder: subprocess.Popen[bytes]) -> None:
+    stop = threading.Event()
+    with pytest.raises(Interrupted):
+        environments.ensure("slowly", lambda line: stop.set(), stop)
+    held.unlink()
+    assert builder.wait() == 0
+
+
+def test_stop_gives_up_building(definitions: Path, held: Path) -> None:
+    stop = threading.Event()
+    threading.Thread(
+        target=lambda: (wait_until(lambda: held.with_name("hold.began").exists()), stop.set()), daemon=True
+    ).start()
+    with pytest.raises(Interrupted):
+        environments.ensure("slowly", print, stop)
+    environment = environments.locate("slowly")
+    assert not environments.is_built(environment)
+    assert not list(environment.folder.parent.glob(".building-*"))
+
+
+def test_remove_refuses_what_is_in_use(definitions: Path) -> None:
+    environment = environments.ensure("tiny", print)
+    with subprocess.Popen([environment.python, "-c", "import time; time.sleep(600)"]) as user:
+        with pytest.raises(RunLocked, match=f"process {user.pid} "):
+            environments.remove("tiny")
+        user.kill()
+    assert environments.remove("tiny") == [environment.folder]
+
+
+def test_check_compares_with_the_lock_and_imports(definitions: Path, index: Path) -> None:
+    assert environments.check("tiny") == ["not built: run `prism env build tiny`"]
+    environment = environments.ensure("tiny", print)
+    assert environments.check("tiny") == []
+    (site,) = environment.folder.glob("lib/python3*/site-packages")
+    (site / "tiny.py").write_text("import nonsense_that_is_missing")
+    (problem,) = environments.check("tiny")
+    assert problem.startswith("cannot import tiny: ")
+    assert "nonsense_that_is_missing" in problem
+    shutil.rmtree(site / "tiny-1.0.dist-info")
+    assert environments.check("tiny")[0].startswith("differs from its lock")
+
+
+def test_own_environment_is_used_and_never_touched(
+    definitions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(own)], check=True)
+    monkeypatch.setenv("PRISM_ENV_TINY", str(own))
+    environment = environments.ensure("tiny", no_report)
+    assert (environment.own, environment.python) == (True, own / "bin" / "python")
+    assert environments.check("tiny") == ["cannot import tiny: ModuleNotFoundError: No module named 'tiny'"]
+    (site,) = own.glob("lib/python3*/site-packages")
+    before = environments.fingerprint(environment)
+    (site / "more-1.0.dist-info").mkdir()
+    (site / "more-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: more\nVersion: 1.0\n")
+    assert environments.fingerprint(environment) != before
+    with pytest.raises(BadInput, match="your own environment"):
+        environments.remove("tiny")
+
+
+def test_own_environment_without_python_is_refused(
+    definitions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRISM_ENV_TINY", str(tmp_path))
+    with pytest.raises(BadInput, match=r"PRISM_ENV_TINY names .* no bin/python"):
+        environments.locate("tiny")
+
+
+def test_unknown_engine_is_refused_with_the_known_ones(definitions: Path) -> None:
+    with pytest.raises(BadInput) as refused:
+        environments.locate("axolotl")
+    assert refused.value.fix == "choose one of: slowly, tiny"
+
+
+def expect_failure(name: str) -> StageFailed:
+    with pytest.raises(StageFailed) as failed:
+        environments.ensure(name, print)
+    assert not environments.is_built(environments.locate(name))
+    assert f"the {name} environment" in failed.value.problem
+    assert failed.value.fix
+    return failed.value
+
+
+def test_unreachable_index(definitions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV_NO_INDEX")
+    monkeypatch.delenv("UV_FIND_LINKS")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    failure = expect_failure("tiny")
+    assert "the package index cannot be reached" in failure.problem
+    assert "connect to the network once" in failure.fix
+
+
+def test_offline_with_an_empty_cache(definitions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV_NO_INDEX")
+    monkeypatch.delenv("UV_FIND_LINKS")
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    assert "stay offline" in expect_failure("tiny").problem
+
+
+def test_package_that_is_not_the_locked_one(definitions: Path) -> None:
+    write_lock(definitions, "tiny", ("tiny==1.0", "0" * 64))
+    assert "its hash differs" in expect_failure("tiny").problem
+
+
+def test_version_that_the_index_lacks(definitions: Path) -> None:
+    write_lock(definitions, "tiny", ("tiny==3.0", "0" * 64))
+    assert "does not offer" in expect_failure("tiny").problem
+
+
+def test_too_little_space_is_seen_before(definitions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))  # type: ignore[attr-defined]
+    failure = expect_failure("tiny")
+    assert "needs 1 MB of disk space" in failure.problem
+    assert "PRISM_CACHE" in failure.fix
+
+
+def test_disk_that_fills_up_while_building(definitions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = tmp_path / "uv"
+    full.write_text("#!/bin/sh\necho 'error: failed to write: No space left on device (os error 28)' >&2\nexit 2\n")
+    full.chmod(0o755)
+    monkeypatch.setattr(environments, "_uv_program", lambda: str(full))
+    assert "the disk is full" in expect_failure("tiny").problem
+
+
+def test_cache_that_cannot_be_written(definitions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(BadInput, match="cannot write to the cache folder"):
+        environments.ensure("tiny", print)
+
+
+def test_pip_mirror_serves_uv_where_it_has_no_index_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("UV_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_INDEX_URL", "https://mirror/simple")
+    assert environments._uv_environment()["UV_DEFAULT_INDEX"] == "https://mirror/simple"
+    monkeypatch.setenv("UV_INDEX_URL", "https://other/simple")
+    assert "UV_DEFAULT_INDEX" not in environments._uv_environment()
+
+
+def test_recompiled_lock_is_pinned_by_hash_and_keeps_its_versions(definitions: Path, index: Path) -> None:
+    make_wheel(index, "2.0")
+    lock = definitions / "tiny" / "env" / "requirements.lock"
+    before = lock.read_text()
+    lock.with_name("requirements.in").write_text("tiny\n")
+    assert not locks.compile_lock("tiny", print)
+    assert lock.read_text() == before
+    assert locks.compile_lock("tiny", print, upgrade=True)
+    assert lock.read_text().startswith("tiny==2.0 \\\n    --hash=sha256:")
+    assert environments.pins("tiny") == {"tiny": "2.0"}
+
+
+def test_requirement_that_cannot_be_met_leaves_the_lock_alone(definitions: Path) -> None:
+    lock = definitions / "tiny" / "env" / "requirements.lock"
+    before = lock.read_text()
+    lock.with_name("requirements.in").write_text("tiny==9\n")
+    with pytest.raises(StageFailed, match="cannot compile the lock of tiny"):
+        locks.compile_lock("tiny", print)
+    assert lock.read_text() == before
+
+
+# The engines' own locks
+
+
+def test_engines_share_one_torch() -> None:
+    assert environments.names() == ["alignment", "llamafactory", "verl"]
+    for package in ("torch", "torchvision"):
+        assert len({environments.pins(name)[package] for name in environments.names()}) == 1
+
+
+def test_locks_name_no_address_and_hash_every_package() -> None:
+    for name in environments.names():
+        text = environments.lock_file(name).read_text()
+        assert "://" not in text
+        for requirement in text.replace("\\\n", " ").splitlines():
+            assert "--hash=sha256:" in requirement
+
+
+def test_locks_pin_what_is_wanted() -> None:
+    for name in environments.names():
+        wanted = environments.lock_file(name).with_name("requirements.in").read_text().splitlines()
+        pins = environments.pins(name)
+        for line in wanted:
+            if line.strip() and not line.startswith("#"):
+                package, _, version = line.partition("==")
+                package = package.split("[")[0].strip()
+                assert package in pins, f"{name}: {package} is wanted but not locked"
+                assert version in ("", pins[package])
+
+
+def test_descriptions_are_complete() -> None:
+    for name in environments.names():
+        described = environments.describe(name)
+        assert described.imports
+        assert described.disk_mb > described.beside_mb > 0
