@@ -33,6 +33,7 @@ from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTex
 
 from integrations.alignment import batching, losses
 from integrations.alignment.model import prepare
+from integrations.alignment.names import DESCRIPTION
 from integrations.alignment.policy import token_log_probs
 from integrations.alignment.prompts import Prompt
 from integrations.alignment.seeds import derive
@@ -40,7 +41,6 @@ from integrations.alignment.segments import Segments
 from integrations.common.files import read_json, write_json
 from integrations.errors import BadInput
 
-DESCRIPTION = "prism_discriminator.json"
 HEADS = "prism_heads.safetensors"
 FORMAT = 1
 PROMPT, PERCEPTION, REASONING, PADDING = 0, 1, 2, -1

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from integrations.alignment.checkpoints import flush, place
 from integrations.alignment.job import Job
+from integrations.alignment.names import RESULT
 from integrations.alignment.pool import TeacherPool
 from integrations.common.files import write_json
-
-RESULT = "result.json"
 
 
 def write_result(

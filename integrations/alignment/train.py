@@ -19,10 +19,8 @@ import torch
 
 from integrations.alignment import checkpoints, game, warmup
 from integrations.alignment.job import read_job
+from integrations.alignment.names import ERROR_MARK
 from integrations.errors import PrismError
-
-ERROR_MARK = "PRISM-ERROR "
-"""Starts the line that carries a foreseeable error to the adapter, as JSON."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,236 @@
+"""Stage kinds `discriminator` and `align`: the host side of the alignment engine.
+
+One command runs in the alignment environment, `python -m integrations.alignment.train`. Below the stage's checkpoint
+folder lie `step-N` (see `checkpoints`) and, once the last step is done, `result` with weights and `result.json`. The
+exit status is not trusted: a stage counts as done when its result is there, has reached its step and passes the checks
+below.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from integrations.alignment.names import DESCRIPTION, ERROR_MARK, RESULT
+from integrations.alignment.settings import AlignSettings, DiscriminatorSettings
+from integrations.common.checkpoint import carried_over, check_model_folder, publish, read_tensors
+from integrations.common.files import read_json, write_json
+from integrations.common.jsonl import JsonlTail
+from integrations.contract import Follower, Launch, Progress, StageContext, StageResult
+from integrations.errors import BadInput, StageFailed
+
+NOT_CARRIED_OVER = ("config.json", "generation_config.json")
+"""The discriminator is another architecture than the base model, so these are its own."""
+
+
+class _AlignmentAdapter:
+    """What both stages share (see `integrations.contract.StageAdapter`)."""
+
+    engine = "alignment"
+
+    def total_steps(self, ctx: StageContext) -> int:
+        settings: DiscriminatorSettings | AlignSettings = ctx.settings
+        return settings.steps if ctx.gradient_steps is None else ctx.gradient_steps
+
+    def check_inputs(self, ctx: StageContext) -> None:
+        check_model_folder(ctx.policy)
+        pool = ctx.data_dir / f"{ctx.settings.teacher}.jsonl"
+        if not pool.is_file():
+            raise BadInput(
+                f"{ctx.name}: the teacher pool {pool} does not exist", "name a pool of the recipe's data in `teacher`"
+            )
+        if not (ctx.base_model / "tokenizer.json").is_file():
+            raise BadInput(
+                f"{ctx.base_model} has no tokenizer.json, and the segments' boundaries need a fast tokenizer",
+                "save the base model's tokenizer with its fast form",
+            )
+
+    def render(self, ctx: StageContext) -> Sequence[Launch]:
+        for partial in ctx.checkpoint_dir.glob(".*.partial"):
+            shutil.rmtree(partial)
+        if self._result(ctx) is not None:
+            return ()
+        write_json(ctx.attempt_dir / "config.json", self._job(ctx))
+        argv = ["python", "-m", "integrations.alignment.train", "--config", str(ctx.attempt_dir / "config.json")]
+        threads = str(ctx.machine.threads)
+        env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+        return [Launch(self.engine, argv, env, what="training")]
+
+    def follow(self, ctx: StageContext) -> Follower:
+        return AlignmentFollower(ctx.attempt_dir / "progress.jsonl")
+
+    def explain(self, ctx: StageContext, log_tail: str) -> str | None:
+        for line in reversed(log_tail.splitlines()):
+            if line.startswith(ERROR_MARK):
+                error = json.loads(line.removeprefix(ERROR_MARK))
+                return f"{error['problem']}; {error['fix']}" if error["fix"] else str(error["problem"])
+        if "DefaultCPUAllocator" in log_tail or "OutOfMemoryError" in log_tail:
+            return "out of memory; lower `rollout.batch_size`, `micro_prompts` or `prompts_per_step`"
+        return None
+
+    def _job(self, ctx: StageContext) -> dict[str, Any]:
+        """Content of the process's configuration, see `job.Job`."""
+        return {
+            "settings": ctx.settings.model_dump(mode="json"),
+            "policy": str(ctx.policy),
+            "discriminator": None,
+            "upcycle_from": str(ctx.policy),
+            "base_model": str(ctx.base_model),
+            "data_dir": str(ctx.data_dir),
+            "checkpoint_dir": str(ctx.checkpoint_dir),
+            "progress_file": str(ctx.attempt_dir / "progress.jsonl"),
+            "result_dir": str(ctx.checkpoint_dir / "result"),
+            "steps": self.total_steps(ctx),
+            "seed": ctx.seed,
+            "threads": ctx.machine.threads,
+            "device": "cuda" if ctx.machine.gpus else "cpu",
+        }
+
+    def _result(self, ctx: StageContext) -> dict[str, Any] | None:
+        """`result.json`, if the stage has come to its end."""
+        result = read_json(ctx.checkpoint_dir / "result" / RESULT)
+        if not isinstance(result, dict):
+            return None
+        ended = result.get("step") == self.total_steps(ctx) or result.get("stopped_early")
+        return result if ended else None
+
+    def _finished(self, ctx: StageContext) -> tuple[Path, dict[str, Any]]:
+        """The result's folder and facts.
+
+        Raises:
+            StageFailed: the process ended without a result.
+        """
+        result = self._result(ctx)
+        if result is None:
+            raise StageFailed(
+                f"{ctx.name} ended before its last step ({self.total_steps(ctx)})", f"read the log in {ctx.attempt_dir}"
+            )
+        return ctx.checkpoint_dir / "result", result
+
+
+def _stage_result(result: Mapping[str, Any], notes: Sequence[str]) -> StageResult:
+    metrics = {name: value for name, value in result["metrics"].items() if math.isfinite(value)}
+    dropped = result["rows"]["dropped"]
+    if dropped:
+        notes = (*notes, f"{dropped} demonstrations have not the three blocks and were left out")
+    return StageResult(result["step"], result["generated_tokens"], result["rows"], metrics, notes)
+
+
+class DiscriminatorAdapter(_AlignmentAdapter):
+    """Trains the discriminator and publishes it as a folder that `discriminator.load` accepts."""
+
+    def check_inputs(self, ctx: StageContext) -> None:
+        super().check_inputs(ctx)
+        source = ctx.settings.upcycle_from
+        if source != "policy":
+            check_model_folder(Path(source).expanduser())
+
+    def _job(self, ctx: StageContext) -> dict[str, Any]:
+        source = ctx.settings.upcycle_from
+        given = {} if source == "policy" else {"upcycle_from": str(Path(source).expanduser().resolve())}
+        return super()._job(ctx) | given
+
+    def finish(self, ctx: StageContext) -> StageResult:
+        folder, result = self._finished(ctx)
+        metrics = result["metrics"]
+        low = metrics.get("held_out_pair_accuracy_total_low", 0.0)
+        if low <= 0.5:
+            accuracy = metrics.get("held_out_pair_accuracy_total", 0.5)
+            raise StageFailed(
+                f"{ctx.name}: on held-out prompts the demonstration beats the response in {accuracy:.0%} of pairs, "
+                f"which is not above chance (95% interval from {low:.0%})",
+                "train longer (`steps`), on more responses (`samples`), or hold more prompts out",
+            )
+        notes = []
+        for role in ("perception", "reasoning"):
+            if metrics[f"held_out_pair_accuracy_{role}_low"] <= 0.5:
+                accuracy = metrics[f"held_out_pair_accuracy_{role}"]
+                notes.append(f"pair accuracy of {role} alone, {accuracy:.0%}, is not above chance")
+        publish_discriminator(folder, ctx.base_model, ctx.model_dir)
+        return _stage_result(result, notes)
+
+
+class AlignAdapter(_AlignmentAdapter):
+    """Plays the game and publishes the policy in the base model's format."""
+
+    def check_inputs(self, ctx: StageContext) -> None:
+        super().check_inputs(ctx)
+        folder = ctx.parents.get("discriminator")
+        if folder is None or not (folder / DESCRIPTION).is_file():
+            raise BadInput(
+                f"{ctx.name} needs a discriminator, and {folder} is none", "run the discriminator stage first"
+            )
+        read_tensors(folder)
+
+    def _job(self, ctx: StageContext) -> dict[str, Any]:
+        return super()._job(ctx) | {"discriminator": str(ctx.parents["discriminator"])}
+
+    def finish(self, ctx: StageContext) -> StageResult:
+        folder, result = self._finished(ctx)
+        if not result["policy_steps"]:
+            raise StageFailed(
+                f"{ctx.name}: no group of responses gave a signal, so the policy never moved",
+                "lower `min_spread`, or train the discriminator longer",
+            )
+        before, after = result["valid_before"], result["metrics"]["held_out_valid"]
+        if after < ctx.settings.min_valid_share * before:
+            raise StageFailed(
+                f"{ctx.name}: the share of held-out responses of the right form fell from {before:.0%} to {after:.0%}",
+                "lower `learning_rate`, raise `format_penalty`, or set `kl`",
+            )
+        publish(folder, ctx.base_model, ctx.model_dir, parent=ctx.policy)
+        notes = []
+        skipped = result["step"] - result["policy_steps"]
+        if skipped:
+            notes.append(f"{skipped} of {result['step']} steps gave the policy no signal")
+        return _stage_result(result, notes)
+
+
+class AlignmentFollower:
+    """Progress from the attempt's own progress file."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = JsonlTail(path)
+
+    def poll(self) -> Sequence[Progress]:
+        return [
+            Progress(line["step"], line["total"], line["metrics"], line["generated_tokens"], line["phase"])
+            for line in self._lines.poll()
+        ]
+
+
+def publish_discriminator(result: Path, base_model: Path, model_dir: Path) -> None:
+    """Make `model_dir` from a trained discriminator and the base model's processor files; whole or absent.
+
+    Raises:
+        StageFailed: the weights are corrupt, or the folder cannot be written.
+    """
+    try:
+        read_tensors(result)
+    except BadInput as error:
+        raise StageFailed(f"the discriminator is unusable: {error.problem}", "run the stage again") from error
+    partial = model_dir.with_name(f".{model_dir.name}.partial")
+    own = [path for path in sorted(result.iterdir()) if path.name != RESULT]
+    carried = [path for path in carried_over(base_model) if path.name not in NOT_CARRIED_OVER]
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for path in [*carried, *own]:
+            _copy_to_disk(path, partial / path.name)
+        shutil.rmtree(model_dir, ignore_errors=True)
+        os.replace(partial, model_dir)
+    except OSError as error:
+        raise StageFailed(
+            f"cannot write {model_dir}: {error.strerror}", "free disk space or choose a writable folder, run it again"
+        ) from error
+
+
+def _copy_to_disk(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    with target.open("rb") as stream:
+        os.fsync(stream.fileno())
