@@ -87,7 +87,7 @@ def rm(
         if json_ or not sys.stdin.isatty():
             raise BadInput(f"removing run `{name}` needs a yes, and nobody can be asked here", "add --yes")
         about = f"{told.stages_done} of {told.stages} stages done, {_size(told.size)}"
-        if not typer.confirm(f"Remove {store.root} ({about})?"):
+        if not _agreed(f"Remove {store.root} ({about})?"):
             print("kept")
             return
     remove(store)
@@ -95,6 +95,15 @@ def rm(
         _print_json({"removed": name, "path": str(store.root), "bytes": told.size})
     else:
         print(f"removed {store.root} ({_size(told.size)})")
+
+
+def _agreed(question: str) -> bool:
+    from integrations.errors import Interrupted
+
+    try:
+        return typer.confirm(question)
+    except typer.Abort:  # Ctrl-C or the end of input
+        raise Interrupted("interrupted", "nothing was removed") from None
 
 
 def _print_facts(store: RunStore, told: Overview, manifest: dict[str, Any]) -> None:
