@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,3 +35,49 @@ def llamafactory_env() -> Environment:
 @pytest.fixture(scope="session")
 def verl_env() -> Environment:
     return _built("verl")
+
+
+class TinyEngine:
+    """An engine `tiny` with one tiny package, which comes from a folder instead of a package index."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "integrations"
+        self.index = folder / "index"
+        self.index.mkdir()
+        self.lock("tiny", "tiny==1.0", self.package("1.0"))
+
+    def package(self, version: str) -> str:
+        """Write the package, which has a console script `tiny`. Returns its sha256."""
+        path = self.index / f"tiny-{version}-py3-none-any.whl"
+        info = f"tiny-{version}.dist-info"
+        with zipfile.ZipFile(path, "w") as wheel:
+            wheel.writestr("tiny.py", f"def main():\n    print('tiny {version}')\n")
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny\nVersion: {version}\n")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/entry_points.txt", "[console_scripts]\ntiny = tiny:main\n")
+            wheel.writestr(f"{info}/RECORD", "")
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def lock(self, engine: str, requirement: str, digest: str) -> None:
+        """Define an engine with one pinned package and a need of 1 MB."""
+        folder = self.folder / engine / "env"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "requirements.lock").write_text(f"{requirement} \\\n    --hash=sha256:{digest}\n")
+        imports = json.dumps([requirement.split("==")[0]])
+        (folder / "environment.toml").write_text(f"imports = {imports}\ndisk_mb = 1\nbeside_mb = 1\n")
+
+
+@pytest.fixture
+def tiny_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyEngine:
+    """The only engine that prism knows, with empty caches in folders with a space in their names."""
+    from prism_cli.engines import environments
+
+    tiny = TinyEngine(tmp_path)
+    for name in [name for name in os.environ if name.startswith(("UV_", "PIP_", "PRISM_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(environments, "definitions", lambda: tiny.folder)
+    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "my cache"))
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv cache"))
+    monkeypatch.setenv("UV_NO_INDEX", "1")
+    monkeypatch.setenv("UV_FIND_LINKS", str(tiny.index))
+    return tiny

@@ -1,11 +1,10 @@
-"""Building engines' environments, with a package index of one tiny package in a folder: no network is needed."""
+"""Building engines' environments, with a package index of two tiny packages in a folder: no network is needed."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import io
-import json
 import os
 import shutil
 import signal
@@ -14,15 +13,18 @@ import sys
 import tarfile
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from integrations.errors import BadInput, Interrupted, RunLocked, StageFailed
 from prism_cli.engines import environments, locks
+
+if TYPE_CHECKING:
+    from tests.conftest import TinyEngine
 
 # A build backend that can be made to wait: it tells that it began, and goes on when the file it was given is gone.
 BACKEND = """
@@ -44,21 +46,8 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 """
 
 
-def make_wheel(index: Path, version: str) -> str:
-    """Write the package `tiny` with a console script. Returns its hash."""
-    path = index / f"tiny-{version}-py3-none-any.whl"
-    info = f"tiny-{version}.dist-info"
-    with zipfile.ZipFile(path, "w") as wheel:
-        wheel.writestr("tiny.py", f"def main():\n    print('tiny {version}')\n")
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny\nVersion: {version}\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{info}/entry_points.txt", "[console_scripts]\ntiny = tiny:main\n")
-        wheel.writestr(f"{info}/RECORD", "")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def make_source(index: Path) -> str:
-    """Write the package `slowly`, which has to be built. Returns its hash."""
+    """Write the package `slowly`, which has to be built. Returns its sha256."""
     files = {
         "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
         '[project]\nname = "slowly"\nversion = "1.0"\n',
@@ -74,42 +63,15 @@ def make_source(index: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_lock(definitions: Path, name: str, *pins: tuple[str, str]) -> Path:
-    """Define the engine `name` with these (requirement, sha256) pins and a need of 1 MB."""
-    folder = definitions / name / "env"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / "requirements.lock"
-    lock.write_text("".join(f"{pin} \\\n    --hash=sha256:{digest}\n" for pin, digest in pins))
-    imports = json.dumps([pin.split("==")[0] for pin, _ in pins])
-    (folder / "environment.toml").write_text(f"imports = {imports}\ndisk_mb = 1\nbeside_mb = 1\n")
-    return lock
+@pytest.fixture
+def engines(tiny_engine: TinyEngine) -> TinyEngine:
+    """The engine `tiny`, and `slowly` whose one package has to be built."""
+    tiny_engine.lock("slowly", "slowly==1.0", make_source(tiny_engine.index))
+    return tiny_engine
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Path:
-    folder = tmp_path / "index"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def definitions(tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Engines `tiny` and `slowly`, their packages in a folder, and empty caches below a folder with a space."""
-    folder = tmp_path / "integrations"
-    write_lock(folder, "tiny", ("tiny==1.0", make_wheel(index, "1.0")))
-    write_lock(folder, "slowly", ("slowly==1.0", make_source(index)))
-    for name in [name for name in os.environ if name.startswith(("UV_", "PIP_", "PRISM_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(environments, "definitions", lambda: folder)
-    monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "my cache"))
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv cache"))
-    monkeypatch.setenv("UV_NO_INDEX", "1")
-    monkeypatch.setenv("UV_FIND_LINKS", str(index))
-    return folder
-
-
-@pytest.fixture
-def held(tmp_path: Path, definitions: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def held(tmp_path: Path, engines: TinyEngine, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that holds the build of `slowly` while it exists."""
     hold = tmp_path / "hold"
     hold.touch()
@@ -118,13 +80,13 @@ def held(tmp_path: Path, definitions: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def builder(definitions: Path, held: Path) -> Iterator[subprocess.Popen[bytes]]:
+def builder(engines: TinyEngine, held: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that is in the middle of building `slowly`."""
     program = (
         "import sys; from pathlib import Path; from prism_cli.engines import environments;"
         "environments.definitions = lambda: Path(sys.argv[1]); environments.ensure('slowly', print)"
     )
-    with subprocess.Popen([sys.executable, "-c", program, str(definitions)]) as other:
+    with subprocess.Popen([sys.executable, "-c", program, str(engines.folder)]) as other:
         try:
             wait_until(lambda: held.with_name("hold.began").exists())
             yield other
@@ -153,7 +115,7 @@ def no_report(text: str) -> None:
     raise AssertionError(f"nothing should be built, but: {text}")
 
 
-def test_built_once_and_its_programs_run(definitions: Path) -> None:
+def test_built_once_and_its_programs_run(engines: TinyEngine) -> None:
     assert environments.names() == ["slowly", "tiny"]
     environment = environments.locate("tiny")
     assert not environments.is_built(environment)
@@ -169,7 +131,7 @@ def test_built_once_and_its_programs_run(definitions: Path) -> None:
     assert [path.name for path in environment.folder.parent.iterdir() if path.is_dir()] == [environment.folder.name]
 
 
-def test_folder_is_below_the_users_cache(definitions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_is_below_the_users_cache(engines: TinyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PRISM_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     assert environments.locate("tiny").folder.parent == Path("/x/prism/envs")
@@ -178,9 +140,9 @@ def test_folder_is_below_the_users_cache(definitions: Path, monkeypatch: pytest.
     assert environments.cache_folder() == Path("/home/someone/.cache/prism")
 
 
-def test_another_lock_is_another_environment(definitions: Path, index: Path) -> None:
+def test_another_lock_is_another_environment(engines: TinyEngine) -> None:
     first = environments.ensure("tiny", print)
-    write_lock(definitions, "tiny", ("tiny==2.0", make_wheel(index, "2.0")))
+    engines.lock("tiny", "tiny==2.0", engines.package("2.0"))
     second = environments.ensure("tiny", print)
     assert first.key != second.key
     assert environments.is_built(first)
@@ -192,7 +154,7 @@ def test_another_lock_is_another_environment(definitions: Path, index: Path) -> 
     assert environments.remove("tiny") == []
 
 
-def test_vanished_interpreter_is_built_again(definitions: Path) -> None:
+def test_vanished_interpreter_is_built_again(engines: TinyEngine) -> None:
     environment = environments.ensure("tiny", print)
     environment.python.unlink()
     environment.python.symlink_to("/nowhere/python")
@@ -202,12 +164,12 @@ def test_vanished_interpreter_is_built_again(definitions: Path) -> None:
 
 
 def test_killed_build_leaves_nothing_that_counts(
-    definitions: Path, held: Path, builder: subprocess.Popen[bytes]
+    engines: TinyEngine, held: Path, builder: subprocess.Popen[bytes]
 ) -> None:
     environment = environments.locate("slowly")
     builder.send_signal(signal.SIGKILL)
     builder.wait()
-    wait_until(lambda: not processes_below(definitions.parent))
+    wait_until(lambda: not processes_below(engines.folder.parent))
     assert not environments.is_built(environment)
     assert list(environment.folder.parent.glob(".building-*"))
     held.unlink()
@@ -217,7 +179,7 @@ def test_killed_build_leaves_nothing_that_counts(
 
 
 def test_second_builder_says_who_it_waits_for_and_builds_nothing(
-    definitions: Path, held: Path, builder: subprocess.Popen[bytes]
+    engines: TinyEngine, held: Path, builder: subprocess.Popen[bytes]
 ) -> None:
     lines: list[str] = []
 
@@ -232,14 +194,14 @@ def test_second_builder_says_who_it_waits_for_and_builds_nothing(
     assert builder.wait() == 0
 
 
-def test_remove_refuses_what_is_being_built(definitions: Path, held: Path, builder: subprocess.Popen[bytes]) -> None:
+def test_remove_refuses_what_is_being_built(engines: TinyEngine, held: Path, builder: subprocess.Popen[bytes]) -> None:
     with pytest.raises(RunLocked, match=f"being built by process {builder.pid}"):
         environments.remove("slowly")
     held.unlink()
     assert builder.wait() == 0
 
 
-def test_stop_gives_up_waiting(definitions: Path, held: Path, builder: subprocess.Popen[bytes]) -> None:
+def test_stop_gives_up_waiting(engines: TinyEngine, held: Path, builder: subprocess.Popen[bytes]) -> None:
     stop = threading.Event()
     with pytest.raises(Interrupted):
         environments.ensure("slowly", lambda line: stop.set(), stop)
@@ -247,7 +209,7 @@ def test_stop_gives_up_waiting(definitions: Path, held: Path, builder: subproces
     assert builder.wait() == 0
 
 
-def test_stop_gives_up_building(definitions: Path, held: Path) -> None:
+def test_stop_gives_up_building(engines: TinyEngine, held: Path) -> None:
     stop = threading.Event()
     threading.Thread(
         target=lambda: (wait_until(lambda: held.with_name("hold.began").exists()), stop.set()), daemon=True
@@ -259,7 +221,7 @@ def test_stop_gives_up_building(definitions: Path, held: Path) -> None:
     assert not list(environment.folder.parent.glob(".building-*"))
 
 
-def test_remove_refuses_what_is_in_use(definitions: Path) -> None:
+def test_remove_refuses_what_is_in_use(engines: TinyEngine) -> None:
     environment = environments.ensure("tiny", print)
     with subprocess.Popen([environment.python, "-c", "import time; time.sleep(600)"]) as user:
         with pytest.raises(RunLocked, match=f"process {user.pid} "):
@@ -268,7 +230,7 @@ def test_remove_refuses_what_is_in_use(definitions: Path) -> None:
     assert environments.remove("tiny") == [environment.folder]
 
 
-def test_check_compares_with_the_lock_and_imports(definitions: Path, index: Path) -> None:
+def test_check_compares_with_the_lock_and_imports(engines: TinyEngine) -> None:
     assert environments.check("tiny") == ["not built: run `prism env build tiny`"]
     environment = environments.ensure("tiny", print)
     assert environments.check("tiny") == []
@@ -282,7 +244,7 @@ def test_check_compares_with_the_lock_and_imports(definitions: Path, index: Path
 
 
 def test_own_environment_is_used_and_never_touched(
-    definitions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engines: TinyEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "own"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(own)], check=True)
@@ -300,14 +262,14 @@ def test_own_environment_is_used_and_never_touched(
 
 
 def test_own_environment_without_python_is_refused(
-    definitions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engines: TinyEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PRISM_ENV_TINY", str(tmp_path))
     with pytest.raises(BadInput, match=r"PRISM_ENV_TINY names .* no bin/python"):
         environments.locate("tiny")
 
 
-def test_unknown_engine_is_refused_with_the_known_ones(definitions: Path) -> None:
+def test_unknown_engine_is_refused_with_the_known_ones(engines: TinyEngine) -> None:
     with pytest.raises(BadInput) as refused:
         environments.locate("axolotl")
     assert refused.value.fix == "choose one of: slowly, tiny"
@@ -322,7 +284,7 @@ def expect_failure(name: str) -> StageFailed:
     return failed.value
 
 
-def test_unreachable_index(definitions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_index(engines: TinyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UV_NO_INDEX")
     monkeypatch.delenv("UV_FIND_LINKS")
     monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
@@ -333,31 +295,33 @@ def test_unreachable_index(definitions: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "connect to the network once" in failure.fix
 
 
-def test_offline_with_an_empty_cache(definitions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_with_an_empty_cache(engines: TinyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UV_NO_INDEX")
     monkeypatch.delenv("UV_FIND_LINKS")
     monkeypatch.setenv("UV_OFFLINE", "1")
     assert "stay offline" in expect_failure("tiny").problem
 
 
-def test_package_that_is_not_the_locked_one(definitions: Path) -> None:
-    write_lock(definitions, "tiny", ("tiny==1.0", "0" * 64))
+def test_package_that_is_not_the_locked_one(engines: TinyEngine) -> None:
+    engines.lock("tiny", "tiny==1.0", "0" * 64)
     assert "its hash differs" in expect_failure("tiny").problem
 
 
-def test_version_that_the_index_lacks(definitions: Path) -> None:
-    write_lock(definitions, "tiny", ("tiny==3.0", "0" * 64))
+def test_version_that_the_index_lacks(engines: TinyEngine) -> None:
+    engines.lock("tiny", "tiny==3.0", "0" * 64)
     assert "does not offer" in expect_failure("tiny").problem
 
 
-def test_too_little_space_is_seen_before(definitions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_seen_before(engines: TinyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))  # type: ignore[attr-defined]
     failure = expect_failure("tiny")
     assert "needs 1 MB of disk space" in failure.problem
     assert "PRISM_CACHE" in failure.fix
 
 
-def test_disk_that_fills_up_while_building(definitions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_that_fills_up_while_building(
+    engines: TinyEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     full = tmp_path / "uv"
     full.write_text("#!/bin/sh\necho 'error: failed to write: No space left on device (os error 28)' >&2\nexit 2\n")
     full.chmod(0o755)
@@ -365,7 +329,7 @@ def test_disk_that_fills_up_while_building(definitions: Path, tmp_path: Path, mo
     assert "the disk is full" in expect_failure("tiny").problem
 
 
-def test_cache_that_cannot_be_written(definitions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_that_cannot_be_written(engines: TinyEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("PRISM_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(BadInput, match="cannot write to the cache folder"):
@@ -381,9 +345,9 @@ def test_pip_mirror_serves_uv_where_it_has_no_index_of_its_own(monkeypatch: pyte
     assert "UV_DEFAULT_INDEX" not in environments._uv_environment()
 
 
-def test_recompiled_lock_is_pinned_by_hash_and_keeps_its_versions(definitions: Path, index: Path) -> None:
-    make_wheel(index, "2.0")
-    lock = definitions / "tiny" / "env" / "requirements.lock"
+def test_recompiled_lock_is_pinned_by_hash_and_keeps_its_versions(engines: TinyEngine) -> None:
+    engines.package("2.0")
+    lock = engines.folder / "tiny" / "env" / "requirements.lock"
     before = lock.read_text()
     lock.with_name("requirements.in").write_text("tiny\n")
     assert not locks.compile_lock("tiny", print)
@@ -393,8 +357,8 @@ def test_recompiled_lock_is_pinned_by_hash_and_keeps_its_versions(definitions: P
     assert environments.pins("tiny") == {"tiny": "2.0"}
 
 
-def test_requirement_that_cannot_be_met_leaves_the_lock_alone(definitions: Path) -> None:
-    lock = definitions / "tiny" / "env" / "requirements.lock"
+def test_requirement_that_cannot_be_met_leaves_the_lock_alone(engines: TinyEngine) -> None:
+    lock = engines.folder / "tiny" / "env" / "requirements.lock"
     before = lock.read_text()
     lock.with_name("requirements.in").write_text("tiny==9\n")
     with pytest.raises(StageFailed, match="cannot compile the lock of tiny"):
