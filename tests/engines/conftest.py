@@ -1,0 +1,37 @@
+"""A small digits world for the tests of real engines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from engine_stage import World, run_launch
+
+from benchmarks.digits.settings import DigitsWorld, TinyModel
+from integrations.contract import Launch
+from prism_cli.engines.environments import Environment
+
+SMALL = DigitsWorld(
+    base_reading=100,
+    base_questions=100,
+    sft_public=80,
+    sft_clean=16,
+    teacher=40,
+    rlvr=32,
+    validation=20,
+    test=20,
+)
+
+
+@pytest.fixture(scope="session")
+def small_world(alignment_env: Environment, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """96 SFT rows and a random tiny Qwen3-VL, in a folder whose name has a space."""
+    root = tmp_path_factory.mktemp("a world")
+    packages = ("integrations", "benchmarks")
+    for name, settings in (("world", SMALL), ("model", TinyModel())):
+        (root / f"{name}.json").write_text(json.dumps(settings.model_dump(mode="json")))
+    world = ["python", "-m", "benchmarks.digits.build_world", "--settings", "world.json", "--seed", "1"]
+    model = ["python", "-m", "benchmarks.digits.build_model", "--settings", "model.json", "--data", "data"]
+    run_launch(Launch("alignment", [*world, "--out", "data"], packages=packages), alignment_env, root)
+    run_launch(Launch("alignment", [*model, "--out", "model"], packages=packages), alignment_env, root)
+    return World(root / "data", root / "model")

@@ -1,0 +1,245 @@
+"""LLaMA-Factory itself, a dozen steps on a tiny model: killed and resumed, with bad rows and half checkpoints."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from engine_stage import World, launch_code, run_inside, run_stage, stage_context
+
+from integrations.common.checkpoint import read_tensors
+from integrations.common.files import hash_folder, read_json
+from integrations.contract import Progress, StageContext, StageResult
+from integrations.errors import StageFailed
+from integrations.llamafactory.adapter import SftAdapter, complete
+from integrations.llamafactory.settings import SftSettings
+from prism_cli.engines.environments import Environment
+
+pytestmark = pytest.mark.engine
+
+STEPS = 12
+SETTINGS = SftSettings(
+    data=["sft", "teacher"],
+    steps=STEPS,
+    batch_size=8,
+    max_length=256,
+    learning_rate=1e-3,
+    final_learning_rate=0.05,
+    freeze_vision=True,
+    freeze_projector=False,
+    precision="fp32",
+    checkpoint_every=4,
+    keep_checkpoints=2,
+    log_every=2,
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    ctx: StageContext
+    result: StageResult
+    news: list[Progress]
+
+
+@pytest.fixture(scope="module")
+def straight(small_world: World, llamafactory_env: Environment, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The stage, run in one go, in a folder with a space in its name."""
+    ctx = stage_context(tmp_path_factory.mktemp("straight") / "the stage", small_world, SETTINGS)
+    news = run_stage(SftAdapter(), ctx, llamafactory_env)
+    return Finished(ctx, SftAdapter().finish(ctx), news)
+
+
+def losses(log: Path) -> dict[int, float]:
+    """Loss by step; a step that a resumed run repeats must repeat its loss."""
+    result: dict[int, float] = {}
+    for line in log.read_text().splitlines():
+        entry = json.loads(line)
+        if "loss" in entry:
+            assert result.setdefault(entry["current_steps"], entry["loss"]) == entry["loss"]
+    return result
+
+
+def log_of(ctx: StageContext) -> Path:
+    return ctx.checkpoint_dir / "output" / "trainer_log.jsonl"
+
+
+def test_it_trains_every_row_and_reports_every_step(straight: Finished, small_world: World) -> None:
+    assert straight.result.step == STEPS
+    assert straight.result.rows == {"given": 136, "trained": 136, "dropped": 0}
+    assert [item.step for item in straight.news] == [2, 4, 6, 8, 10, 12]
+    assert {item.total for item in straight.news} == {STEPS}
+    assert straight.news[-1].metrics["loss"] < straight.news[0].metrics["loss"] - 0.5
+    assert straight.result.metrics["loss"] == straight.news[-1].metrics["loss"]
+
+
+def test_it_trains_what_is_not_frozen(straight: Finished, small_world: World) -> None:
+    before, after = read_tensors(small_world.model), read_tensors(straight.ctx.model_dir)
+    changed = {name for name in before if not np.array_equal(before[name].read(), after[name].read())}
+    frozen = {name for name in before if ".visual." in name and ".merger." not in name}
+    assert changed == before.keys() - frozen
+
+
+def test_everything_but_the_weights_is_the_base_models(straight: Finished, small_world: World) -> None:
+    for path in small_world.model.iterdir():
+        same = (straight.ctx.model_dir / path.name).read_bytes() == path.read_bytes()
+        assert same == (path.suffix != ".safetensors")
+
+
+def test_it_writes_nothing_outside_the_stage(straight: Finished) -> None:
+    assert (straight.ctx.checkpoint_dir / "cache").is_dir()
+    written = {path.name for path in straight.ctx.attempt_dir.iterdir()}
+    assert written <= {"train.yaml", "engine.log", "import", "cache"}
+
+
+def test_the_engine_sees_the_processors_tokens_and_pixels(
+    straight: Finished,
+    small_world: World,
+    llamafactory_env: Environment,
+    alignment_env: Environment,
+    tmp_path: Path,
+) -> None:
+    """Also for an image that the processor has to make smaller: the engine must not do it first, in its own way."""
+    from pyarrow import ipc
+
+    pool = tmp_path / "pool.jsonl"
+    given = [json.loads(line) for line in (small_world.data / "sft.jsonl").read_text().splitlines()[:6]]
+    (tmp_path / "images").mkdir()
+    for row in given:
+        for image in row["images"]:
+            shutil.copy(small_world.data / image, tmp_path / image)
+    (tmp_path / "images" / "large.png").write_bytes(png(500, 333))
+    large = given[0] | {"id": "large", "images": ["images/large.png"]}
+    pool.write_text("".join(json.dumps(row) + "\n" for row in [*given, large]))
+
+    run_inside(alignment_env, "encode.py", ["transformers", small_world.model, pool, tmp_path / "a.npz"], tmp_path)
+    config = straight.ctx.attempt_dir / "train.yaml"
+    arguments = ["llamafactory", small_world.model, pool, tmp_path / "b.npz", config]
+    run_inside(llamafactory_env, "encode.py", arguments, tmp_path)
+    expected, seen = np.load(tmp_path / "a.npz"), np.load(tmp_path / "b.npz")
+    for number in range(len(given) + 1):
+        np.testing.assert_array_equal(seen[f"grid-{number}"], expected[f"grid-{number}"])
+        np.testing.assert_array_equal(seen[f"pixels-{number}"], expected[f"pixels-{number}"])
+    assert expected["grid-6"].tolist() == [[1, 4, 6]]
+
+    arrow = next((straight.ctx.checkpoint_dir / "tokenized" / "train").glob("*.arrow"))
+    rows = ipc.open_stream(arrow).read_all().slice(0, len(given)).to_pylist()
+    for number, row in enumerate(rows):
+        assert row["input_ids"] == expected[f"ids-{number}"].tolist()
+        response = expected[f"response-{number}"].tolist()
+        assert row["labels"] == [-100] * (len(row["input_ids"]) - len(response)) + response
+
+
+def test_killed_and_resumed_it_ends_in_the_same_weights_and_log(
+    straight: Finished, small_world: World, llamafactory_env: Environment, tmp_path: Path
+) -> None:
+    adapter = SftAdapter()
+    first = stage_context(tmp_path / "killed", small_world, SETTINGS)
+    adapter.check_inputs(first)
+    *others, train = adapter.render(first)
+    for launch in others:
+        assert launch_code(launch, llamafactory_env, first.attempt_dir) == 0
+    follower = adapter.follow(first)
+
+    def kill_in_the_middle() -> None:
+        if any(item.step >= 6 for item in follower.poll()):
+            for process in psutil.Process().children(recursive=True):
+                if "llamafactory-cli" in " ".join(process.cmdline()):
+                    process.kill()
+
+    assert launch_code(train, llamafactory_env, first.attempt_dir, kill_in_the_middle, interval=0.02) == -9
+    with pytest.raises(StageFailed, match=r"stopped at step (4|8) of 12"):
+        adapter.finish(first)
+    output = first.checkpoint_dir / "output"
+    newest = max(output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    half = output / "checkpoint-11"
+    shutil.copytree(newest, half)
+    (half / "trainer_state.json").unlink()
+    with (half / "model.safetensors").open("r+b") as stream:
+        stream.truncate(100_000)
+
+    again = stage_context(tmp_path / "killed", small_world, SETTINGS)
+    news = run_stage(adapter, again, llamafactory_env)
+    adapter.finish(again)
+    assert (again.checkpoint_dir / "damaged" / "checkpoint-11").is_dir()
+    assert "Resuming training from" in (again.attempt_dir / "engine.log").read_text()
+    assert [item.step for item in news] == [step for step in (8, 10, 12) if step >= news[0].step]
+    assert hash_folder(again.model_dir) == hash_folder(straight.ctx.model_dir)
+    assert losses(log_of(again)) == losses(log_of(straight.ctx))
+
+
+def test_a_finished_training_is_not_repeated(straight: Finished, small_world: World) -> None:
+    again = stage_context(straight.ctx.stage_dir, small_world, SETTINGS)
+    assert SftAdapter().render(again) == ()
+    assert SftAdapter().finish(again) == straight.result
+
+
+def png(width: int, height: int, whole: bool = True) -> bytes:
+    """A grey picture with a gradient."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    lines = b"".join(b"\0" + bytes((x + 2 * y) % 256 for x in range(width)) for y in range(height))
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 0])
+    data = zlib.compress(lines)
+    body = chunk(b"IDAT", data) if whole else chunk(b"IDAT", data)[: len(data) // 2]
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + (chunk(b"IEND", b"") if whole else b"")
+
+
+def broken_pool(folder: Path, world: World) -> World:
+    """A copy of the world whose `sft` pool has one row of each kind that only the engine's libraries can judge."""
+    data = folder / "data"
+    shutil.copytree(world.data, data)
+    rows = [json.loads(line) for line in (data / "sft.jsonl").read_text().splitlines()][:20]
+    for name, content in (("cut", png(64, 32, whole=False)), ("thin", png(64, 20)), ("text", b"no image")):
+        (data / "images" / f"{name}.png").write_bytes(content)
+        rows.append(rows[0] | {"id": name, "images": [f"images/{name}.png"]})
+    rows.append(rows[0] | {"id": "long", "response": rows[0]["response"] * 20})
+    (data / "sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return World(data, world.model)
+
+
+def test_bad_rows_are_refused_by_name(small_world: World, llamafactory_env: Environment, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"data": ["sft"]})
+    ctx = stage_context(tmp_path / "stage", broken_pool(tmp_path, small_world), settings)
+    adapter = SftAdapter()
+    adapter.check_inputs(ctx)
+    prepare, _ = adapter.render(ctx)
+    assert launch_code(prepare, llamafactory_env, ctx.attempt_dir) != 0
+    cause = adapter.explain(ctx, "")
+    assert cause is not None
+    for part in (
+        "4 rows cannot be trained on",
+        "cut (sft.jsonl, line 21): image images/cut.png cannot be read",
+        "thin (sft.jsonl, line 22): image images/thin.png is 64 x 20 pixels",
+        "text (sft.jsonl, line 23): image images/text.png cannot be read",
+        "long (sft.jsonl, line 24): ",
+        "more than max_length 256",
+        "bad_rows: drop",
+    ):
+        assert part in cause
+
+
+def test_bad_rows_are_dropped_by_name(small_world: World, llamafactory_env: Environment, tmp_path: Path) -> None:
+    changes = {"data": ["sft"], "steps": 2, "checkpoint_every": 2, "bad_rows": "drop"}
+    ctx = stage_context(
+        tmp_path / "stage", broken_pool(tmp_path, small_world), SETTINGS.model_copy(update=changes), seed=3
+    )
+    run_stage(SftAdapter(), ctx, llamafactory_env)
+    result = SftAdapter().finish(ctx)
+    assert result.rows == {"given": 24, "trained": 20, "dropped": 4}
+    assert "cut (sft.jsonl, line 21)" in result.notes[0]
+    assert "dropped: thin (sft.jsonl, line 22)" in (ctx.attempt_dir / "engine.log").read_text()
+    assert complete(ctx.checkpoint_dir / "output" / "checkpoint-2")
+
+    report = ctx.checkpoint_dir / "data" / "rows.json"
+    told = read_json(report)
+    report.write_text(json.dumps(told | {"kept": 19}))
+    with pytest.raises(StageFailed, match=r"19 rows of .* tokens were given, the engine trained on 20 rows"):
+        SftAdapter().finish(ctx)
