@@ -52,7 +52,7 @@ def _known(error: BaseException) -> PrismError | None:
     """The error as one that has a message for people; None where Python's own handling is right."""
     if isinstance(error, PrismError):
         return error
-    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # typer's, when a question is refused
+    if isinstance(error, KeyboardInterrupt):
         return Interrupted("interrupted", "the same command goes on from where it stopped")
     if hasattr(error, "format_message"):  # typer's usage errors; their class is not public in every version
         return BadInput(error.format_message(), "prism --help lists the commands and their options")

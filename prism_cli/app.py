@@ -46,7 +46,7 @@ COMMANDS = {
 }
 
 
-def _real(name: str) -> Any:
+def real_command(name: str) -> Any:
     """The command behind a name, imported now."""
     lazy = COMMANDS[name]
     part = getattr(importlib.import_module(lazy.module), lazy.attribute)
@@ -65,12 +65,12 @@ class LazyGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:  # typer would leave without a word, also where `--json` promises one object
+        except (KeyboardInterrupt, typer.Abort):  # typer would leave in silence, also where `--json` promises an object
             raise Interrupted("interrupted", "the same command goes on from where it stopped") from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, _real(name) if name in COMMANDS else command, rest
+        return name, real_command(name) if name in COMMANDS else command, rest
 
 
 app = typer.Typer(

@@ -41,8 +41,8 @@ def list_recipes(json_: Json = False) -> None:
         return
     from prism_cli.ui.tables import print_table
 
-    rows = [[r["name"], ", ".join(r["arms"]), ", ".join(r["profiles"]), r["description"]] for r in recipes]
-    print_table(["recipe", "arms", "profiles", "what it is for"], rows)
+    rows = [[r["name"], ", ".join(r["profiles"]), r["description"]] for r in recipes]
+    print_table(["recipe", "profiles", "what it is for"], rows)
     print("prism recipe show NAME prints one; prism train --recipe NAME runs it.")
 
 
@@ -85,7 +85,7 @@ def validate(
 ) -> None:
     """Check recipes without running anything.
 
-    Exit codes: 0 all can be run, 2 at least one cannot.
+    Exit codes: 0 all are valid, 2 at least one is not.
     """
     results = [_checked(str(file)) for file in files]
     if json_:
@@ -96,7 +96,7 @@ def validate(
                 typer.echo(f"error: {problem['error']}\nnext: {problem['fix']}", err=True)
             if not result["problems"]:
                 with_profiles = f" (profiles: {', '.join(result['profiles'])})" if result["profiles"] else ""
-                print(f"{result['file']}: can be run{with_profiles}")
+                print(f"{result['file']}: valid{with_profiles}")
     if any(result["problems"] for result in results):
         from integrations.errors import EXIT_BAD_INPUT
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
 import re
 import types
 import typing
@@ -31,7 +32,8 @@ BUILTIN = Path(__file__).with_name("builtin")
 DEFAULT = "digits"
 _LARGEST = 1_000_000
 """Bytes; a recipe is a page or two, so more is some other file."""
-_PATHS = (("world", "path"), ("model", "path"))
+_PATHS = (("world", "path"), ("model", "path"), ("stages", "*", "upcycle_from"), ("stages", "*", "deepspeed"))
+"""Fields that hold a path; `policy` in `upcycle_from` is a word, not a path."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,10 @@ def dump(recipe: Recipe) -> str:
 
 def one_line(value: Any) -> str:
     """A value as YAML on one line."""
-    options = {"sort_keys": False, "allow_unicode": True, "width": 10**9, "default_flow_style": True}
-    return yaml.dump(value, Dumper=_OneLineDumper, **options).removesuffix("...\n").strip()
+    text = yaml.dump(
+        value, Dumper=_OneLineDumper, sort_keys=False, allow_unicode=True, width=10**9, default_flow_style=True
+    )
+    return text.removesuffix("...\n").strip()
 
 
 # Reading one file
@@ -126,6 +130,11 @@ class _OneLineDumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_str(self, data: str) -> Any:
+        # Written plain, some of Unicode's line breaks would be read back as spaces; in double quotes they are escaped.
+        style = None if data.isprintable() or data.isascii() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
 
 class _Dumper(_OneLineDumper):
     """The same over many lines, lists of plain values on one."""
@@ -148,6 +157,7 @@ def _narrow(scheme: Any) -> None:
     scheme.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(number), list("-+.0123456789"))
 
 
+_OneLineDumper.add_representer(str, _OneLineDumper.represent_str)
 _narrow(_Loader)
 _narrow(_OneLineDumper)
 _narrow(_Dumper)
@@ -159,7 +169,7 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         BadInput: the file cannot be read, is not YAML, is not a mapping, or has a newer format.
     """
-    return _parse(read_text(path), str(path))
+    return _parse(read_text(path), _label(path))
 
 
 def read_text(path: Path) -> str:
@@ -168,18 +178,25 @@ def read_text(path: Path) -> str:
     Raises:
         BadInput: the file cannot be read, or is no recipe by its size or encoding.
     """
-    if path.is_dir():
-        raise BadInput(f"{path} is a folder, not a recipe", "name the YAML file in it")
     try:
+        if path.is_dir():
+            raise BadInput(f"{_label(path)} is a folder, not a recipe", "name the YAML file in it")
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{_label(path)} is not a file", "name a YAML file")
         if path.stat().st_size > _LARGEST:
-            raise BadInput(f"{path} is larger than any recipe ({path.stat().st_size} bytes)", "check the file's name")
+            raise BadInput(
+                f"{_label(path)} is larger than any recipe ({path.stat().st_size} bytes)", "check the file's name"
+            )
         raw = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"cannot read the recipe {path}: {error.strerror}", _other_recipes()) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadInput(f"cannot read the recipe {_label(path)}: {reason}", _other_recipes()) from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not text (byte {error.start} is not UTF-8)", "save it as UTF-8 YAML") from error
+        raise BadInput(
+            f"{_label(path)} is not text (byte {error.start} is not UTF-8)", "save it as UTF-8 YAML"
+        ) from error
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
@@ -232,6 +249,10 @@ def layers(name_or_file: str | None) -> tuple[str, dict[str, Any], list[str]]:
     merged: dict[str, Any] = {}
     for _, data in reversed(chain):
         merged = merge(merged, data)
+    if not isinstance(merged.get("profiles") or {}, dict):
+        raise BadInput(
+            f"{source}, field `profiles`: not a mapping of partial recipes", "give each a name, or remove it"
+        )
     return source, merged, [_label(p) for p, _ in reversed(chain)]
 
 
@@ -276,24 +297,37 @@ def _locate(name: str, folder: Path, asked_by: Path | None) -> Path:
         if not (folder / name).is_file():
             where = f"{_label(asked_by)}, field `extends`: " if asked_by else ""
             raise BadInput(f"{where}there is no recipe `{name}`{_meant(name, builtin_names())}", _other_recipes())
-    return (folder / Path(name).expanduser()).resolve()
+    return _absolute(folder, name)
 
 
 def _anchored(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Relative folders in a user's recipe start at its file; a builtin's start where the command runs."""
+    """Relative paths in a user's recipe start at its file; a builtin's start where the command runs."""
     folder = Path.cwd() if path.parent == BUILTIN else path.parent
-    partials = data.get("profiles")
-    for part in (data, *(partials.values() if isinstance(partials, dict) else ())):
-        for section, field in _PATHS:
-            settings = part.get(section) if isinstance(part, dict) else None
-            if isinstance(settings, dict) and isinstance(settings.get(field), str) and settings[field]:
-                settings[field] = str((folder / Path(settings[field]).expanduser()).resolve())
+    profiles = data.get("profiles")
+    for part in (data, *(profiles.values() if isinstance(profiles, dict) else ())):
+        for field in _PATHS:
+            _anchor(part, field, folder)
     return data
 
 
-def _check_profile(source: str, profile: str, profiles: Any) -> None:
-    if not isinstance(profiles, dict) or profile not in profiles:
-        names = [*profiles] if isinstance(profiles, dict) else []
+def _anchor(part: Any, field: tuple[str, ...], folder: Path) -> None:
+    if not isinstance(part, dict):
+        return
+    for key in [*part] if field[0] == "*" else [field[0]]:
+        value = part.get(key)
+        if len(field) > 1:
+            _anchor(value, field[1:], folder)
+        elif isinstance(value, str) and value not in ("", "policy"):
+            part[key] = str(_absolute(folder, value))
+
+
+def _absolute(folder: Path, name: str) -> Path:
+    return Path(os.path.abspath(folder / os.path.expanduser(name)))
+
+
+def _check_profile(source: str, profile: str, profiles: dict[str, Any]) -> None:
+    names = [*profiles]
+    if profile not in profiles:
         fix = f"its profiles: {', '.join(names)}" if names else "run it without --profile"
         raise BadInput(f"recipe {source} has no profile `{profile}`{_meant(profile, names)}", fix)
     partial = profiles[profile]
@@ -344,15 +378,15 @@ def _check_set_path(text: str, data: dict[str, Any], path: list[str]) -> None:
     value: Any = data
     for depth, part in enumerate(path):
         known, following = _step(where, part, value)
-        last = depth == len(path) - 1
-        if known is not None and part not in known and not (following is not None and last):
-            begun = ".".join(path[:depth])
+        begun = ".".join(path[:depth])
+        if known is None:
+            raise BadInput(f"--set {text}: `{begun}` has no fields", "shorten the key")
+        is_new_name = following is not None and depth == len(path) - 1
+        if part not in known and not is_new_name:
             stages = data.get("stages")
             names = [*known, *stages] if depth == 0 and isinstance(stages, dict) else known
             what = f"`{begun}` has no field `{part}`" if begun else f"a recipe has no field `{part}`"
             raise BadInput(f"--set {text}: {what}{_meant(part, names)}", "prism recipe schema lists all fields")
-        if known is None and not last and following is None:
-            raise BadInput(f"--set {text}: `{'.'.join(path[:depth])}` has no fields", "shorten the key")
         where, value = following, value.get(part) if isinstance(value, dict) else None
 
 

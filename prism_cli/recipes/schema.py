@@ -209,10 +209,10 @@ class Recipe(Settings):
             kind = self.stages[stage].kind
             if kind == "align" and "discriminator" not in kinds:
                 raise ValueError(f"arms.{arm}.stages: `{stage}` aligns, so put a discriminator stage before it")
-            if kind == "discriminator" and "sft" not in kinds:
+            if kind != "sft" and not kinds and isinstance(self.model, TinyModel):
                 raise ValueError(
-                    f"arms.{arm}.stages: `{stage}` learns from responses in the form that SFT teaches, "
-                    "so put an sft stage before it"
+                    f"arms.{arm}.stages: `{stage}` learns from the policy's own responses, and the first policy has "
+                    "random weights; put an sft stage before it"
                 )
             kinds.append(kind)
         if kinds[-1] == "discriminator":
