@@ -135,6 +135,10 @@ def test_the_engine_sees_the_processors_tokens_and_pixels(
         assert row["labels"] == [-100] * (len(row["input_ids"]) - len(response)) + response
 
 
+def test_visual_tokens_are_counted_by_the_processors_rule(llamafactory_env: Environment, tmp_path: Path) -> None:
+    run_inside(llamafactory_env, "image_sizes.py", [], tmp_path)
+
+
 def test_killed_and_resumed_it_ends_in_the_same_weights_and_log(
     straight: Finished, small_world: World, llamafactory_env: Environment, tmp_path: Path
 ) -> None:
