@@ -36,11 +36,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from benchmarks import scores
 from benchmarks.digits.world import score
 from integrations.alignment.model import load_policy, load_processor
-from integrations.alignment.rollout import Generation, generate
+from integrations.alignment.prompts import Encoder
+from integrations.alignment.rollout import Generation, Rollouts, Sampling
 from integrations.alignment.seeds import derive
 from integrations.common.rows import Row, read_rows
 from integrations.errors import BadInput
@@ -59,14 +61,14 @@ def evaluate(config: Mapping[str, Any], report: Callable[[int, int], None]) -> d
     torch.set_num_threads(config["threads"])
     torch.use_deterministic_algorithms(not torch.cuda.is_available())  # CUDA has no deterministic cumulative sum
     rows = load_items(Path(config["data_dir"]), config["pool"], config["limit"])
-    model, processor = _load(Path(config["model"]))
+    rollouts = _load(Path(config["model"]), Path(config["data_dir"]))
     total = len(rows) * len(config["protocols"])
     results = {}
     for index, protocol in enumerate(config["protocols"]):
         started, before = time.perf_counter(), index * len(rows)
         generations: list[Generation] = []
         for batch in _batches(rows, config["batch"]):
-            generations += _respond(model, processor, batch, config, protocol)
+            generations += _respond(rollouts, batch, config, protocol)
             report(before + len(generations), total)
         items = [judge(row, generation) for row, generation in zip(rows, generations, strict=True)]
         facts = _facts(config, protocol, items, time.perf_counter() - started)
@@ -109,31 +111,23 @@ def judge(row: Row, generation: Generation) -> dict[str, Any]:
     }
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
+def _load(model: Path, data_dir: Path) -> Rollouts:
+    if not (model / "config.json").is_file():
+        raise BadInput(f"{model} holds no checkpoint (no config.json)", "train the stage again")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return load_policy(folder, device), load_processor(folder)
-    except (OSError, ValueError, KeyError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise BadInput(f"cannot load the checkpoint {folder}: {first_line}", "train the stage again") from error
+        return Rollouts(load_policy(model, device), Encoder(load_processor(model), data_dir))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise BadInput(f"cannot load the checkpoint {model}: {first_line}", "train the stage again") from error
 
 
 def _respond(
-    model: Any, processor: Any, rows: Sequence[Row], config: Mapping[str, Any], protocol: Mapping[str, Any]
+    rollouts: Rollouts, rows: Sequence[Row], config: Mapping[str, Any], protocol: Mapping[str, Any]
 ) -> list[Generation]:
-    groups = generate(
-        model,
-        processor,
-        rows,
-        Path(config["data_dir"]),
-        samples=1,
-        temperature=protocol["temperature"],
-        top_p=protocol["top_p"],
-        max_new_tokens=config["max_new_tokens"],
-        seeds=[derive(config["seed"], "evaluation", row["id"]) for row in rows],
-        batch_size=len(rows),
-    )
-    return [group[0] for group in groups]
+    sampling = Sampling(protocol["temperature"], protocol["top_p"], config["max_new_tokens"])
+    seeds = [derive(config["seed"], "evaluation", row["id"]) for row in rows]
+    return [group[0] for group in rollouts.sample(rows, 1, sampling, seeds, len(rows))]
 
 
 def _batches(rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
