@@ -22,8 +22,8 @@ from integrations.verl.settings import RlvrSettings
 FORMAT = 1
 """The newest recipe format that this prism reads."""
 
-RESERVED_ARMS = ("all", "data", "eval", "lock", "release", "report", "shared")
-RESERVED_STAGES = ("all", "model")
+RESERVED_ARMS = ("all", "data", "eval", "lock", "plan", "release", "report", "shared")
+RESERVED_STAGES = ("all", "data", "init")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
@@ -57,22 +57,6 @@ class HubModel(Settings):
             raise ValueError("give exactly one of `repo` and `path`")
         if self.path is not None and self.revision is not None:
             raise ValueError("`revision` belongs to `repo`; a folder has no revision, remove it")
-        return self
-
-
-class Images(Settings):
-    """The image policy of every engine, so that all see the same pixels."""
-
-    min_pixels: int = Field(default=1024, ge=1)
-    """Smallest area of an image in pixels; smaller ones are enlarged, their shape kept."""
-    max_pixels: int = Field(default=1048576, ge=1)
-    """Largest area of an image in pixels; larger ones are made smaller, their shape kept. Each 1024 pixels (32 x 32)
-    cost one token of the prompt."""
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels ({self.min_pixels}) is above max_pixels ({self.max_pixels})")
         return self
 
 
@@ -139,9 +123,8 @@ class Recipe(Settings):
     world: Annotated[DigitsWorld | FilesWorld, Field(discriminator="kind")]
     """Where the data pools come from: generated (`digits`) or a folder of your own (`files`)."""
     model: Annotated[TinyModel | HubModel, Field(discriminator="kind")]
-    """The first policy: a tiny Qwen3-VL with random weights (`tiny-qwen3-vl`) or a published checkpoint (`hub`)."""
-    images: Images = Images()
-    """The image policy of every engine."""
+    """The first policy: a tiny Qwen3-VL with random weights (`tiny-qwen3-vl`) or a published checkpoint (`hub`). Its
+    image processor decides for every engine how large images are seen."""
     stages: dict[str, Stage] = Field(min_length=1)
     """The stages that arms are made of, by name."""
     arms: dict[str, Arm] = Field(min_length=1)
@@ -259,11 +242,6 @@ class Recipe(Settings):
             held_out: int | None = None
             for name in parts.stages:
                 stage = self.stage_of(arm, name)
-                if stage.kind == "rlvr" and stage.max_image_pixels < self.images.max_pixels:
-                    raise ValueError(
-                        f"stages.{name}.max_image_pixels: {stage.max_image_pixels} is below images.max_pixels "
-                        f"({self.images.max_pixels}), so RLVR would see smaller images than the other stages; raise it"
-                    )
                 if stage.kind == "discriminator":
                     held_out = stage.held_out
                 elif stage.kind == "align" and held_out is not None and stage.held_out > held_out:

@@ -257,7 +257,8 @@ class PlainView:
             self._running[name] = _Running(total, attempt, self._clock())
             self._said[name] = self._clock()
             again = f", attempt {attempt}" if attempt > 1 else ""
-            self._line(f"{name} started: {total} steps{again}")
+            steps = f": {total} steps" if total > 1 else ""
+            self._line(f"{name} started{steps}{again}")
 
     def stage_progress(
         self, name: str, step: int, total: int, metrics: Mapping[str, float], generated_tokens: int, phase: str
