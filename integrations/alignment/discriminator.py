@@ -132,7 +132,10 @@ class RoleRouter(Qwen3VLMoeTextTopKRouter):
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(N, H) -> logits (N, E), weights (N, k) that sum to one, expert indices (N, k)."""
         hidden = hidden_states.reshape(-1, self.hidden_dim)
-        logits = F.linear(hidden, self.weight).float().masked_fill(~self.routing.mask_NE(), -torch.inf)
+        logits = F.linear(hidden, self.weight)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).masked_fill(
+            ~self.routing.mask_NE(), -torch.inf
+        )
         probabilities = logits.softmax(-1)
         weights, chosen = probabilities.topk(self.top_k, -1)
         self.routing.record(self.layer, probabilities, chosen)
@@ -218,16 +221,16 @@ class Discriminator:
         reference: Any = None,
         heads: nn.ModuleDict | None = None,
     ) -> None:
+        if (description.score == "head") != (heads is not None):
+            raise ValueError("a discriminator has heads exactly when its score is `head`")
+        if description.score == "likelihood_ratio" and reference is None:
+            raise ValueError("a likelihood ratio needs the reference policy")
         device = backbone.lm_head.weight.device
         self.backbone, self.description = prepare(backbone), description
         self.banned_V, self.reference, self.heads = banned_V.to(device), reference, heads
         self.routing = Routing(allowed_experts(description.experts, description.routing).to(device))
         for index, layer in enumerate(backbone.model.language_model.layers):
             layer.mlp.gate = RoleRouter(layer.mlp.gate, index, self.routing)
-        if (description.score == "head") != (heads is not None):
-            raise ValueError("a discriminator has heads exactly when its score is `head`")
-        if description.score == "likelihood_ratio" and reference is None:
-            raise ValueError("a likelihood ratio needs the reference policy")
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Trained parameters; the reference is none of them."""

@@ -23,7 +23,8 @@ def token_log_probs(
     """
     mask = tails.mask_RT
     states = batching.predicting_states(state, hidden_RTH)[mask]
-    logits = model.lm_head(states).float().masked_fill(banned_V, -torch.inf)
+    logits = model.lm_head(states)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).masked_fill(banned_V, -torch.inf)
     distribution = logits.log_softmax(-1)
     chosen = distribution.gather(-1, tails.ids_RT[mask][:, None])[:, 0]
     log_probs = chosen.new_zeros(mask.shape).masked_scatter(mask, chosen)
