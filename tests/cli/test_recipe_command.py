@@ -48,13 +48,13 @@ def test_what_show_prints_in_full_is_a_recipe(form: list[str], capsys: Output, t
 
 
 def test_show_makes_the_changes_asked_for(capsys: Output) -> None:
-    assert main(["recipe", "show", "--profile", "quick", "--set", "rlvr.steps=7"]) == 0
+    assert main(["recipe", "show", "--profile", "quick", "--set", "rlvr.steps=77"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("# digits\n# --profile quick\n# --set rlvr.steps=7\n")
-    shown = as_json(capsys, "recipe", "show", "digits", "--json", "--set", "rlvr.steps=7", "--set", "budget=tokens")
-    assert shown["recipe"]["stages"]["rlvr"]["steps"] == 7
+    assert out.startswith("# digits\n# --profile quick\n# --set rlvr.steps=77\n")
+    shown = as_json(capsys, "recipe", "show", "digits", "--json", "--set", "rlvr.steps=77", "--set", "budget=tokens")
+    assert shown["recipe"]["stages"]["rlvr"]["steps"] == 77
     assert shown["recipe"]["budget"] == "tokens"
-    assert shown["chain"] == ["digits", "--set rlvr.steps=7", "--set budget=tokens"]
+    assert shown["chain"] == ["digits", "--set rlvr.steps=77", "--set budget=tokens"]
 
 
 def test_validate_checks_every_file_with_every_profile(capsys: Output, tmp_path: Path) -> None:

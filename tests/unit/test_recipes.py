@@ -80,7 +80,7 @@ def test_unknown_fields_are_refused_and_values_are_fixed(kind: type[BaseModel]) 
         ({"arms/control/set": {"sft.data": ["more"]}}, "arms.control.set.sft.data: the world makes no pool `more`"),
         ({"stages/sft/data": ["train"]}, "stages.sft.data: the world makes no pool `train`"),
         ({"stages/align/teacher": "gemini"}, "stages.align.teacher: the world makes no pool `gemini`"),
-        ({"stages/align/held_out": 100}, "stages.align.held_out: 100 prompts"),
+        ({"stages/align/held_out": 100000}, "stages.align.held_out: 100000 prompts"),
         ({"stages/align/steps": 0}, "greater than or equal to 1"),
         ({"stages/rlvr/steps": -5}, "greater than or equal to 1"),
         ({"stages/sft/epochs": 1.0}, "give either `steps` or `epochs`"),
@@ -116,9 +116,9 @@ def test_a_trained_model_needs_no_sft() -> None:
 
 
 def test_an_arm_changes_its_own_copy_of_a_stage() -> None:
-    recipe = changed({"arms/control/set": {"sft.data": ["sft", "teacher"], "rlvr.steps": 7}})
+    recipe = changed({"arms/control/set": {"sft.data": ["sft", "teacher"], "rlvr.steps": 77}})
     assert recipe.stage_of("control", "sft").data == ["sft", "teacher"]
-    assert recipe.stage_of("control", "rlvr").steps == 7
+    assert recipe.stage_of("control", "rlvr").steps == 77
     assert recipe.stage_of("baseline", "sft") == recipe.stages["sft"] == recipe.stage_of("prism", "sft")
     assert recipe.stage_of("control", "base") is recipe.stages["base"]
 

@@ -44,18 +44,18 @@ def test_no_recipe_means_digits() -> None:
 
 
 def test_a_variant_is_three_lines() -> None:
-    write("mine.yaml", "extends: digits\nname: mine\nstages: {rlvr: {steps: 7}}\n")
+    write("mine.yaml", "extends: digits\nname: mine\nstages: {rlvr: {steps: 77}}\n")
     resolved = load("mine.yaml")
     digits = load().recipe
     assert resolved.chain == ["digits", "mine.yaml"]
-    assert resolved.recipe.stages["rlvr"].steps == 7
+    assert resolved.recipe.stages["rlvr"].steps == 77
     assert resolved.recipe.stages["rlvr"].learning_rate == digits.stages["rlvr"].learning_rate
     assert resolved.recipe.stages["sft"] == digits.stages["sft"]
 
 
 def test_layers_are_laid_in_order() -> None:
-    write("a.yaml", "extends: digits\nname: a\nstages: {rlvr: {steps: 11, group_size: 4, micro_batch_size: 4}}\n")
-    write("sub/b.yaml", "extends: ../a.yaml\nname: b\nstages: {rlvr: {steps: 12}}\n")
+    write("a.yaml", "extends: digits\nname: a\nstages: {rlvr: {steps: 111, group_size: 4, micro_batch_size: 4}}\n")
+    write("sub/b.yaml", "extends: ../a.yaml\nname: b\nstages: {rlvr: {steps: 112}}\n")
     resolved = load("sub/b.yaml", "quick", ["rlvr.learning_rate=1e-5"])
     rlvr = resolved.recipe.stages["rlvr"]
     assert resolved.chain == [
@@ -70,7 +70,7 @@ def test_layers_are_laid_in_order() -> None:
         4,
         1e-5,
     )
-    assert load("sub/b.yaml").recipe.stages["rlvr"].steps == 12
+    assert load("sub/b.yaml").recipe.stages["rlvr"].steps == 112
 
 
 def test_an_inherited_profile_is_extended() -> None:
@@ -175,7 +175,7 @@ def test_yes_is_a_word_and_1e_5_a_number() -> None:
 
 def test_the_documented_form_has_every_field_and_its_meaning() -> None:
     lines = documented(load().recipe).splitlines()
-    at = lines.index("    steps: 300")
+    at = next(number for number, line in enumerate(lines) if line.startswith("    steps: "))
     assert lines[at - 1].strip() == "# Optimizer steps. Give this or `epochs`."
     assert yaml.safe_load("\n".join(lines)).keys() == yaml.safe_load(dump(load().recipe)).keys()
 
@@ -186,17 +186,17 @@ def test_the_documented_form_has_every_field_and_its_meaning() -> None:
 @pytest.mark.parametrize(
     ("change", "read"),
     [
-        ("stages.rlvr.steps=7", lambda r: r.recipe.stages["rlvr"].steps == 7),
-        ("rlvr.steps=7", lambda r: r.recipe.stages["rlvr"].steps == 7),
+        ("stages.rlvr.steps=77", lambda r: r.recipe.stages["rlvr"].steps == 77),
+        ("rlvr.steps=77", lambda r: r.recipe.stages["rlvr"].steps == 77),
         ("align.rollout.max_new_tokens=50", lambda r: r.recipe.stages["align"].rollout.max_new_tokens == 50),
         ("sft.data=[base, sft]", lambda r: r.recipe.stages["sft"].data == ["base", "sft"]),
         ("arms.control=null", lambda r: "control" not in r.recipe.arms),
         ("arms.more={stages: [base, sft]}", lambda r: r.recipe.arms["more"].stages == ["base", "sft"]),
-        ("arms.control.set.rlvr.steps=7", lambda r: r.recipe.stage_of("control", "rlvr").steps == 7),
+        ("arms.control.set.rlvr.steps=77", lambda r: r.recipe.stage_of("control", "rlvr").steps == 77),
         ("budget=tokens", lambda r: r.recipe.budget == "tokens"),
         ("machine.threads=null", lambda r: r.recipe.machine.threads is None),
         ("description=a=b", lambda r: r.recipe.description == "a=b"),
-        (" rlvr.steps = 7", lambda r: r.recipe.stages["rlvr"].steps == 7),
+        (" rlvr.steps = 77", lambda r: r.recipe.stages["rlvr"].steps == 77),
     ],
 )
 def test_one_field_is_changed(change: str, read: Any) -> None:
@@ -209,7 +209,7 @@ def test_one_field_is_changed(change: str, read: Any) -> None:
     ("change", "problem"),
     [
         ("rlvr.step=7", "`stages.rlvr` has no field `step`, did you mean `steps`?"),
-        ("rlrv.steps=7", "a recipe has no field `rlrv`, did you mean `rlvr`?"),
+        ("rlrv.steps=77", "a recipe has no field `rlrv`, did you mean `rlvr`?"),
         ("stages.stf.steps=7", "`stages` has no field `stf`, did you mean `sft`?"),
         ("bugdet=tokens", "did you mean `budget`?"),
         ("align.rollout.temp=1", "`stages.align.rollout` has no field `temp`"),
