@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from engine_stage import World, run_launch
+from engine_stage import FINE_TUNING, FineTuned, World, run_launch, run_stage, stage_context
 
 from benchmarks.digits.settings import DigitsWorld, TinyModel
 from integrations.contract import Launch
+from integrations.llamafactory.adapter import SftAdapter
 from prism_cli.engines.environments import Environment
 
 SMALL = DigitsWorld(
@@ -35,3 +36,13 @@ def small_world(alignment_env: Environment, tmp_path_factory: pytest.TempPathFac
     run_launch(Launch("alignment", [*world, "--out", "data"], packages=packages), alignment_env, root)
     run_launch(Launch("alignment", [*model, "--out", "model"], packages=packages), alignment_env, root)
     return World(root / "data", root / "model")
+
+
+@pytest.fixture(scope="session")
+def fine_tuned(
+    small_world: World, llamafactory_env: Environment, tmp_path_factory: pytest.TempPathFactory
+) -> FineTuned:
+    """The small world's model after a dozen steps of SFT in one go, in a folder with a space in its name."""
+    ctx = stage_context(tmp_path_factory.mktemp("straight") / "the stage", small_world, FINE_TUNING)
+    news = run_stage(SftAdapter(), ctx, llamafactory_env)
+    return FineTuned(ctx, SftAdapter().finish(ctx), news)

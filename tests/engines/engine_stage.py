@@ -8,12 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from integrations.contract import Launch, Machine, Progress, StageAdapter, StageContext
+from integrations.contract import Launch, Machine, Progress, StageAdapter, StageContext, StageResult
+from integrations.llamafactory.settings import SftSettings
 from prism_cli.engines import process
 from prism_cli.engines.environments import Environment
 
 INSIDE = Path(__file__).with_name("inside")
 """Scripts that run in an engine's environment."""
+
+
+FINE_TUNING = SftSettings(
+    data=["sft", "teacher"],
+    steps=12,
+    batch_size=8,
+    max_length=256,
+    learning_rate=1e-3,
+    final_learning_rate=0.05,
+    freeze_vision=True,
+    freeze_projector=False,
+    precision="fp32",
+    checkpoint_every=4,
+    keep_checkpoints=2,
+    log_every=2,
+)
+"""A dozen steps, everything on but the vision tower."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +40,15 @@ class World:
 
     data: Path
     model: Path
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A stage that LLaMA-Factory finished."""
+
+    ctx: StageContext
+    result: StageResult
+    news: list[Progress]
 
 
 def run_launch(launch: Launch, environment: Environment, cwd: Path, tick: Callable[[], None] = lambda: None) -> None:

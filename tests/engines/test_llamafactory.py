@@ -5,54 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from engine_stage import World, launch_code, run_inside, run_stage, stage_context
+from engine_stage import FINE_TUNING, FineTuned, World, launch_code, run_inside, run_stage, stage_context
 
 from integrations.common.checkpoint import read_tensors
 from integrations.common.files import hash_folder, read_json
-from integrations.contract import Progress, StageContext, StageResult
+from integrations.contract import StageContext
 from integrations.errors import StageFailed
 from integrations.llamafactory.adapter import SftAdapter, complete
-from integrations.llamafactory.settings import SftSettings
 from prism_cli.engines.environments import Environment
 
 pytestmark = pytest.mark.engine
-
-STEPS = 12
-SETTINGS = SftSettings(
-    data=["sft", "teacher"],
-    steps=STEPS,
-    batch_size=8,
-    max_length=256,
-    learning_rate=1e-3,
-    final_learning_rate=0.05,
-    freeze_vision=True,
-    freeze_projector=False,
-    precision="fp32",
-    checkpoint_every=4,
-    keep_checkpoints=2,
-    log_every=2,
-)
-
-
-@dataclass(frozen=True)
-class Finished:
-    ctx: StageContext
-    result: StageResult
-    news: list[Progress]
-
-
-@pytest.fixture(scope="module")
-def straight(small_world: World, llamafactory_env: Environment, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """The stage, run in one go, in a folder with a space in its name."""
-    ctx = stage_context(tmp_path_factory.mktemp("straight") / "the stage", small_world, SETTINGS)
-    news = run_stage(SftAdapter(), ctx, llamafactory_env)
-    return Finished(ctx, SftAdapter().finish(ctx), news)
 
 
 def losses(log: Path) -> dict[int, float]:
@@ -69,36 +36,36 @@ def log_of(ctx: StageContext) -> Path:
     return ctx.checkpoint_dir / "output" / "trainer_log.jsonl"
 
 
-def test_it_trains_every_row_and_reports_every_step(straight: Finished, small_world: World) -> None:
-    assert straight.result.step == STEPS
-    assert straight.result.rows == {"given": 136, "trained": 136, "dropped": 0}
-    assert [item.step for item in straight.news] == [2, 4, 6, 8, 10, 12]
-    assert {item.total for item in straight.news} == {STEPS}
-    assert straight.news[-1].metrics["loss"] < straight.news[0].metrics["loss"] - 0.5
-    assert straight.result.metrics["loss"] == straight.news[-1].metrics["loss"]
+def test_it_trains_every_row_and_reports_every_step(fine_tuned: FineTuned, small_world: World) -> None:
+    assert fine_tuned.result.step == 12
+    assert fine_tuned.result.rows == {"given": 136, "trained": 136, "dropped": 0}
+    assert [item.step for item in fine_tuned.news] == [2, 4, 6, 8, 10, 12]
+    assert {item.total for item in fine_tuned.news} == {12}
+    assert fine_tuned.news[-1].metrics["loss"] < fine_tuned.news[0].metrics["loss"] - 0.5
+    assert fine_tuned.result.metrics["loss"] == fine_tuned.news[-1].metrics["loss"]
 
 
-def test_it_trains_what_is_not_frozen(straight: Finished, small_world: World) -> None:
-    before, after = read_tensors(small_world.model), read_tensors(straight.ctx.model_dir)
+def test_it_trains_what_is_not_frozen(fine_tuned: FineTuned, small_world: World) -> None:
+    before, after = read_tensors(small_world.model), read_tensors(fine_tuned.ctx.model_dir)
     changed = {name for name in before if not np.array_equal(before[name].read(), after[name].read())}
     frozen = {name for name in before if ".visual." in name and ".merger." not in name}
     assert changed == before.keys() - frozen
 
 
-def test_everything_but_the_weights_is_the_base_models(straight: Finished, small_world: World) -> None:
+def test_everything_but_the_weights_is_the_base_models(fine_tuned: FineTuned, small_world: World) -> None:
     for path in small_world.model.iterdir():
-        same = (straight.ctx.model_dir / path.name).read_bytes() == path.read_bytes()
+        same = (fine_tuned.ctx.model_dir / path.name).read_bytes() == path.read_bytes()
         assert same == (path.suffix != ".safetensors")
 
 
-def test_it_writes_nothing_outside_the_stage(straight: Finished) -> None:
-    assert (straight.ctx.checkpoint_dir / "cache").is_dir()
-    written = {path.name for path in straight.ctx.attempt_dir.iterdir()}
+def test_it_writes_nothing_outside_the_stage(fine_tuned: FineTuned) -> None:
+    assert (fine_tuned.ctx.checkpoint_dir / "cache").is_dir()
+    written = {path.name for path in fine_tuned.ctx.attempt_dir.iterdir()}
     assert written <= {"train.yaml", "engine.log", "import", "cache"}
 
 
 def test_the_engine_sees_the_processors_tokens_and_pixels(
-    straight: Finished,
+    fine_tuned: FineTuned,
     small_world: World,
     llamafactory_env: Environment,
     alignment_env: Environment,
@@ -118,7 +85,7 @@ def test_the_engine_sees_the_processors_tokens_and_pixels(
     pool.write_text("".join(json.dumps(row) + "\n" for row in [*given, large]))
 
     run_inside(alignment_env, "encode.py", ["transformers", small_world.model, pool, tmp_path / "a.npz"], tmp_path)
-    config = straight.ctx.attempt_dir / "train.yaml"
+    config = fine_tuned.ctx.attempt_dir / "train.yaml"
     arguments = ["llamafactory", small_world.model, pool, tmp_path / "b.npz", config]
     run_inside(llamafactory_env, "encode.py", arguments, tmp_path)
     expected, seen = np.load(tmp_path / "a.npz"), np.load(tmp_path / "b.npz")
@@ -127,7 +94,7 @@ def test_the_engine_sees_the_processors_tokens_and_pixels(
         np.testing.assert_array_equal(seen[f"pixels-{number}"], expected[f"pixels-{number}"])
     assert expected["grid-6"].tolist() == [[1, 4, 6]]
 
-    arrow = next((straight.ctx.checkpoint_dir / "tokenized" / "train").glob("*.arrow"))
+    arrow = next((fine_tuned.ctx.checkpoint_dir / "tokenized" / "train").glob("*.arrow"))
     rows = ipc.open_stream(arrow).read_all().slice(0, len(given)).to_pylist()
     for number, row in enumerate(rows):
         assert row["input_ids"] == expected[f"ids-{number}"].tolist()
@@ -140,10 +107,10 @@ def test_visual_tokens_are_counted_by_the_processors_rule(llamafactory_env: Envi
 
 
 def test_killed_and_resumed_it_ends_in_the_same_weights_and_log(
-    straight: Finished, small_world: World, llamafactory_env: Environment, tmp_path: Path
+    fine_tuned: FineTuned, small_world: World, llamafactory_env: Environment, tmp_path: Path
 ) -> None:
     adapter = SftAdapter()
-    first = stage_context(tmp_path / "killed", small_world, SETTINGS)
+    first = stage_context(tmp_path / "killed", small_world, FINE_TUNING)
     adapter.check_inputs(first)
     *others, train = adapter.render(first)
     for launch in others:
@@ -167,20 +134,20 @@ def test_killed_and_resumed_it_ends_in_the_same_weights_and_log(
     with (half / "model.safetensors").open("r+b") as stream:
         stream.truncate(100_000)
 
-    again = stage_context(tmp_path / "killed", small_world, SETTINGS)
+    again = stage_context(tmp_path / "killed", small_world, FINE_TUNING)
     news = run_stage(adapter, again, llamafactory_env)
     adapter.finish(again)
     assert (again.checkpoint_dir / "damaged" / "checkpoint-11").is_dir()
     assert "Resuming training from" in (again.attempt_dir / "engine.log").read_text()
     assert [item.step for item in news] == [step for step in (8, 10, 12) if step >= news[0].step]
-    assert hash_folder(again.model_dir) == hash_folder(straight.ctx.model_dir)
-    assert losses(log_of(again)) == losses(log_of(straight.ctx))
+    assert hash_folder(again.model_dir) == hash_folder(fine_tuned.ctx.model_dir)
+    assert losses(log_of(again)) == losses(log_of(fine_tuned.ctx))
 
 
-def test_a_finished_training_is_not_repeated(straight: Finished, small_world: World) -> None:
-    again = stage_context(straight.ctx.stage_dir, small_world, SETTINGS)
+def test_a_finished_training_is_not_repeated(fine_tuned: FineTuned, small_world: World) -> None:
+    again = stage_context(fine_tuned.ctx.stage_dir, small_world, FINE_TUNING)
     assert SftAdapter().render(again) == ()
-    assert SftAdapter().finish(again) == straight.result
+    assert SftAdapter().finish(again) == fine_tuned.result
 
 
 def png(width: int, height: int, whole: bool = True) -> bytes:
@@ -210,7 +177,7 @@ def broken_pool(folder: Path, world: World) -> World:
 
 
 def test_bad_rows_are_refused_by_name(small_world: World, llamafactory_env: Environment, tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"data": ["sft"]})
+    settings = FINE_TUNING.model_copy(update={"data": ["sft"]})
     ctx = stage_context(tmp_path / "stage", broken_pool(tmp_path, small_world), settings)
     adapter = SftAdapter()
     adapter.check_inputs(ctx)
@@ -233,7 +200,7 @@ def test_bad_rows_are_refused_by_name(small_world: World, llamafactory_env: Envi
 def test_bad_rows_are_dropped_by_name(small_world: World, llamafactory_env: Environment, tmp_path: Path) -> None:
     changes = {"data": ["sft"], "steps": 2, "checkpoint_every": 2, "bad_rows": "drop"}
     ctx = stage_context(
-        tmp_path / "stage", broken_pool(tmp_path, small_world), SETTINGS.model_copy(update=changes), seed=3
+        tmp_path / "stage", broken_pool(tmp_path, small_world), FINE_TUNING.model_copy(update=changes), seed=3
     )
     run_stage(SftAdapter(), ctx, llamafactory_env)
     result = SftAdapter().finish(ctx)
