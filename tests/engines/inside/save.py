@@ -1,4 +1,4 @@
-"""A model, its weights moved a little, as this environment's transformers writes it: `python save.py MODEL OUT SEED`."""
+"""Write a model, its weights moved a little, with this environment's transformers: `python save.py MODEL OUT SEED`."""
 
 import sys
 
