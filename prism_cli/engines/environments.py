@@ -282,20 +282,15 @@ def _build(environment: Environment, report: Report, stop: threading.Event | Non
     lock = lock_file(environment.name)
     place = environment.folder.with_name(f".building-{environment.folder.name}-{os.getpid()}")
     report(f"building with {len(pins(environment.name))} pinned packages in {environment.folder}")
-    lines: list[str] = []
-
-    def hear(line: str) -> None:
-        lines.append(line)
-        if news := _news(line):
-            report(news)
-
+    heard = _Heard(report)
     venv = ["venv", "--relocatable", "--no-project", "--python", sys.executable, str(place)]
-    sync = ["pip", "sync", "--strict", "--require-hashes", "--python", str(place / "bin" / "python"), str(lock)]
+    sync = ["pip", "sync", "--strict", "--python", str(place / "bin" / "python"), "--require-hashes", str(lock)]
+    sync += ["--build-constraints", str(lock)]  # what builds a package from its source is pinned by the same hashes
     try:
         for arguments in (venv, sync):
-            if run_uv(arguments, hear, stop) != 0:
-                raise _explained(environment, lines)
-        packages = sum(line.startswith(" + ") for line in lines)
+            if run_uv(arguments, heard, stop) != 0:
+                raise _explained(environment, heard.lines)
+        packages = sum(line.startswith(" + ") for line in heard.lines)
         told = {
             "engine": environment.name,
             "packages": packages,
@@ -316,16 +311,31 @@ def _build(environment: Environment, report: Report, stop: threading.Event | Non
     report(f"built: {packages} packages in {told['seconds']} s")
 
 
-def _news(line: str) -> str | None:
-    """What of uv's output is worth showing while it works."""
-    line = line.strip()
-    if match := re.fullmatch(r"(Downloading|Building) (\S+?)(==\S+)?( \(.*\))?", line):
-        return f"{match[1].lower()} {match[2]}{match[4] or ''}"
-    if match := re.fullmatch(r"(Resolved|Prepared|Installed) (\d+ packages? in .+)", line):
-        return f"{match[1].lower()} {match[2]}"
-    if match := re.fullmatch(r"\+ (torch|transformers|llamafactory|verl|ray|vllm)==(\S+)", line):
-        return f"{match[1]} {match[2]}"
-    return None
+class _Heard:
+    """Keeps uv's lines and reports those that a waiting person wants to see."""
+
+    def __init__(self, report: Report) -> None:
+        self.lines: list[str] = []
+        self._report = report
+        self._fetching = 0
+        self._fetched = 0
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
+        line = line.strip()
+        if match := re.fullmatch(r"Downloading (\S+) \((.*)\)", line):
+            self._fetching += 1
+            if match[2].endswith("GiB") or re.match(r"\d{3}.*MiB", match[2]):
+                self._report(f"downloading {match[1]}, {match[2]}")
+        elif match := re.fullmatch(r"Downloaded (\S+)", line):
+            self._fetched += 1
+            self._report(f"downloaded {match[1]} ({self._fetched} of {self._fetching} big packages)")
+        elif match := re.fullmatch(r"Building ([^\s=]+)\S*", line):
+            self._report(f"building {match[1]} from source")
+        elif match := re.fullmatch(r"(Resolved|Prepared|Installed) (\d+ packages?) in .+", line):
+            self._report(f"{match[1].lower()} {match[2]}")
+        elif match := re.fullmatch(r"\+ (torch|transformers|llamafactory|verl|ray|vllm)==(\S+)", line):
+            self._report(f"{match[1]} {match[2]}")
 
 
 def run_uv(arguments: Sequence[str], hear: Report, stop: threading.Event | None = None) -> int:

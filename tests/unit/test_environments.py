@@ -154,6 +154,16 @@ def test_another_lock_is_another_environment(engines: TinyEngine) -> None:
     assert environments.remove("tiny") == []
 
 
+def test_environments_share_the_files_of_a_package(engines: TinyEngine) -> None:
+    engines.lock("other", "tiny==1.0", engines.package("1.0"))
+    modules = []
+    for name in ("tiny", "other"):
+        environment = environments.ensure(name, print)
+        modules += environment.folder.glob("lib/python3*/site-packages/tiny.py")
+    first, second = modules
+    assert first.samefile(second)
+
+
 def test_vanished_interpreter_is_built_again(engines: TinyEngine) -> None:
     environment = environments.ensure("tiny", print)
     environment.python.unlink()
