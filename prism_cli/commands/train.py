@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,6 +69,7 @@ def train(
     Exit codes: 0 done, 1 a stage failed, 2 bad input, 3 the run is in use, 130 interrupted.
     """
     from prism_cli.pipeline.plan import make_plan, select
+    from prism_cli.pipeline.preview import preview
     from prism_cli.recipes.load import load
     from prism_cli.runs.store import RunStore
     from prism_cli.ui.view import choose_view
@@ -84,13 +84,20 @@ def train(
         with store.locked():
             _require_finished(store, before)
             _begin(store, resolved, view, recipe is None, name)
+
+            def execute(part: Plan) -> None:
+                _execute(store, part, resolved, options, seed, view)
+
             if dry_run:
-                _dry_run(store, plan, resolved, seed, json_)
-                return
-            _execute(store, plan, resolved, options, seed, view)
+                steps = preview(store, plan, seed, _machine(resolved), execute)
+            else:
+                execute(plan)
     finally:
         view.close()
-    _report(store, json_)
+    if dry_run:
+        _print_plan(store, steps, seed, json_)
+    else:
+        _report(store, json_)
 
 
 def _require_finished(store: RunStore, names: list[str]) -> None:
@@ -106,6 +113,7 @@ def _require_finished(store: RunStore, names: list[str]) -> None:
 
 
 def _begin(store: RunStore, resolved: Resolved, view: View, by_default: bool, name: str) -> None:
+    from prism_cli.pipeline.preview import shown_path
     from prism_cli.recipes.load import dump
 
     if by_default:
@@ -113,7 +121,7 @@ def _begin(store: RunStore, resolved: Resolved, view: View, by_default: bool, na
             "No recipe given: running `digits`, a small world of handwritten digits that trains on a CPU.\n"
             "The paper's experiments are the recipes qwen3-vl-4b and qwen3-vl-8b (see `prism recipe list`)."
         )
-    view.message(f"run {name} in {_shown(store.root)}")
+    view.message(f"run {name} in {shown_path(store.root)}")
     store.write_recipe(dump(resolved.recipe))
     store.event("started", recipe=resolved.recipe.name, source=resolved.source)
 
@@ -123,13 +131,11 @@ def _execute(store: RunStore, plan: Plan, resolved: Resolved, options: dict[str,
     from prism_cli.pipeline.execute import Execution
     from prism_cli.pipeline.lineage import manifest_of
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill stops like Ctrl-C
-    jobs = resolved.recipe.machine.jobs
-
     def keep_manifest() -> None:
         store.write_manifest(manifest_of(store, plan, resolved.recipe, options, seed))
 
     keep_manifest()
+    jobs = resolved.recipe.machine.jobs
     execution = Execution(store, plan, seed, _machine(resolved), jobs, view, keep_manifest)
     try:
         execution.run()
@@ -148,18 +154,19 @@ def _machine(resolved: Resolved) -> Machine:
     return Machine(threads=machine.threads or max(1, cores // machine.jobs), gpus=len(gpu_names()))
 
 
-def _dry_run(store: RunStore, plan: Plan, resolved: Resolved, seed: int, as_json: bool) -> None:
-    from prism_cli.pipeline.preview import preview
+def _print_plan(store: RunStore, steps: list[dict[str, Any]], seed: int, as_json: bool) -> None:
+    from prism_cli.pipeline.preview import shown_path
 
-    steps = preview(store, plan, seed, _machine(resolved))
     if as_json:
         typer.echo(json.dumps({"run": store.name, "seed": seed, "plan": steps}, indent=2))
         return
     for step in steps:
-        typer.echo(f"{step['stage']}  {step['status']}")
-        for command in step["commands"]:
-            typer.echo(f"    {command}")
-    typer.echo(f"\nNothing was started. The rendered files are in {_shown(store.root / 'plan')}.")
+        after = ", ".join(step["parents"].values())
+        size = f", {step['steps']} steps" if "steps" in step else ""
+        typer.echo(f"{step['stage']}: {step['status']}, {step['engine']}{size}{f', from {after}' if after else ''}")
+        for line in [*step["commands"], *step["files"]]:
+            typer.echo(f"    {line}")
+    typer.echo(f"\nNothing was trained. What each stage would be given is in {shown_path(store.root / 'plan')}.")
 
 
 def _report(store: RunStore, as_json: bool) -> None:
@@ -172,8 +179,3 @@ def _report(store: RunStore, as_json: bool) -> None:
     from rich.console import Console
 
     summary.render(Console())
-
-
-def _shown(path: Path) -> str:
-    """A path as short as it can be for people."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -8,10 +8,12 @@ leaves each stage where its newest complete checkpoint stands.
 from __future__ import annotations
 
 import math
+import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,11 +62,10 @@ class Execution:
             Interrupted: a stop was asked for; nothing is running any more.
             PrismError: the first failure, after everything that does not depend on it has run.
         """
-        try:
-            with ThreadPoolExecutor(self.jobs, thread_name_prefix="stage") as pool:
-                self._schedule(pool)
-        except KeyboardInterrupt:
-            raise Interrupted("stopped", "run the same command again to go on from here") from None
+        with _stop_signals(self.stop), ThreadPoolExecutor(self.jobs, thread_name_prefix="stage") as pool:
+            self._schedule(pool)
+        if self.stop.is_set():
+            raise _stopped()
         if self.failures:
             raise next(iter(self.failures.values()))
 
@@ -73,11 +74,11 @@ class Execution:
         finished: set[str] = set()
         running: dict[Future[None], str] = {}
         try:
-            while waiting or running:
+            while running or (waiting and not self.stop.is_set()):
                 self._drop_orphans(waiting)
                 ready = [n for n, node in waiting.items() if set(node.requires) <= finished]
                 ready.sort(key=lambda n: waiting[n].kind == "evaluate")  # stages first: others wait for them
-                for name in ready[: self.jobs - len(running)]:
+                for name in ready[: 0 if self.stop.is_set() else self.jobs - len(running)]:
                     running[pool.submit(self._run_node, waiting.pop(name))] = name
                 done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -100,7 +101,7 @@ class Execution:
         if error is None:
             return True
         if isinstance(error, Interrupted):
-            raise KeyboardInterrupt
+            return False
         if not isinstance(error, PrismError):
             raise error
         self.failures[name] = error
@@ -258,7 +259,7 @@ class Execution:
             stop=self.stop,
         )
         if self.stop.is_set():
-            raise Interrupted("stopped", "run the same command again to go on from here")
+            raise _stopped()
         if code != 0:
             tail = _tail(log)
             cause = adapter.explain(ctx, tail)
@@ -298,7 +299,7 @@ class Execution:
         else:
             results = ["pools"] if node.kind == DATA else ["model"]
             digest = self._result_hash(node.name)
-        record = {
+        record: dict[str, Any] = {
             "stage": node.name,
             "arm": node.name.split("/")[0],
             "arms": list(node.arms),
@@ -314,7 +315,27 @@ class Execution:
             self._hashes[node.name] = digest
             self.store.event("stage_done", stage=node.name, seconds=record["seconds"], step=result.step, hash=digest)
             self.on_record()
-        self.view.stage_finished(node.name, "done", float(record["seconds"]), "; ".join(result.notes))
+        self.view.stage_finished(node.name, "done", record["seconds"], "; ".join(result.notes))
+
+
+def _stopped() -> Interrupted:
+    return Interrupted("stopped", "run the same command again to go on from here")
+
+
+@contextmanager
+def _stop_signals(stop: threading.Event) -> Iterator[None]:
+    """Turn Ctrl-C and a polite kill into a stop; an exception raised in the middle of anything could leave locks
+    held or records half-kept."""
+
+    def ask(number: int, frame: Any) -> None:
+        stop.set()
+
+    earlier = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def _tail(log: Path, size: int = 20_000) -> str:

@@ -112,7 +112,7 @@ class Evaluation(Groundwork):
         return _EvaluationFollower(ctx.stage_dir / "progress.jsonl")
 
     def finish(self, ctx: StageContext) -> StageResult:
-        metrics = {}
+        metrics: dict[str, float] = {}
         for protocol in ctx.settings.protocols:
             scores = read_json(ctx.stage_dir / protocol / "scores.json")
             if scores is None or not (ctx.stage_dir / protocol / "items.parquet").is_file():

@@ -1,0 +1,107 @@
+"""What a plan would run, rendered by the same code that runs it, into `<run>/plan/<stage>/`.
+
+A stage's configuration depends on the data and the first policy, so those two are made if they are missing and cheap
+to make (the digits world). Parents that are not trained yet are stood in for by the first policy, which has the same
+form; in what is written and shown, their real paths stand.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from integrations.contract import Launch, Machine, StageContext
+from prism_cli.pipeline.adapters import adapter_for
+from prism_cli.pipeline.plan import DATA, MODEL, Node, Plan
+from prism_cli.runs.store import RunStore
+
+_RENDERED = (".yaml", ".yml", ".json")
+
+
+def preview(
+    store: RunStore, plan: Plan, seed: int, machine: Machine, make: Callable[[Plan], None]
+) -> list[dict[str, Any]]:
+    """Render every stage of the plan.
+
+    Args:
+        make: runs a plan for real; used for data and first policy only.
+
+    Returns:
+        One JSON object per node: stage, status (`done` or `to run`), engine, steps, parents, commands, files.
+    """
+    shutil.rmtree(store.root / "plan", ignore_errors=True)
+    if plan.nodes[DATA].settings.kind == "digits" and plan.nodes[MODEL].settings.kind == "tiny-qwen3-vl":
+        make(plan.with_requirements([MODEL]))
+    ready = store.stage(DATA).done() is not None and store.stage(MODEL).done() is not None
+    return [_step(store, node, seed, machine, ready) for node in plan.nodes.values()]
+
+
+def _step(store: RunStore, node: Node, seed: int, machine: Machine, ready: bool) -> dict[str, Any]:
+    adapter = adapter_for(node.kind)
+    done = store.stage(node.name).done() is not None
+    step: dict[str, Any] = {
+        "stage": node.name,
+        "status": "done" if done else "to run",
+        "engine": adapter.engine,
+        "parents": dict(node.parents),
+        "commands": [],
+        "files": [],
+    }
+    if node.kind in (DATA, "model") or not ready:
+        return step
+    ctx = _context(store, node, seed, machine)
+    step["steps"] = adapter.total_steps(ctx)
+    real = {str(path): str(store.stage(node.parents[role]).model_dir) for role, path in ctx.parents.items()}
+    real |= {str(ctx.attempt_dir): "ATTEMPT"}
+    step["commands"] = [_shown(launch, real) for launch in adapter.render(ctx)]
+    for path in sorted(p for p in ctx.attempt_dir.rglob("*") if p.suffix in _RENDERED):
+        path.write_text(_replace(path.read_text(encoding="utf-8"), real), encoding="utf-8")
+        step["files"].append(path.relative_to(store.root).as_posix())
+    return step
+
+
+def _context(store: RunStore, node: Node, seed: int, machine: Machine) -> StageContext:
+    folder = store.root / "plan" / node.name
+    folder.mkdir(parents=True)
+    first = store.stage(MODEL).model_dir
+    parents = {}
+    for role in node.parents:
+        parents[role] = folder / f"parent-{role}"
+        os.symlink(first, parents[role], target_is_directory=True)
+    (folder / "checkpoints").mkdir()
+    attempt = folder / "attempt"
+    attempt.mkdir()
+    return StageContext(
+        name=node.name,
+        settings=node.settings,
+        stage_dir=folder,
+        attempt_dir=attempt,
+        checkpoint_dir=folder / "checkpoints",
+        model_dir=store.stage(node.name).model_dir,
+        parents=parents,
+        base_model=first,
+        data_dir=store.root / DATA / "pools",
+        seed=seed,
+        machine=machine,
+        gradient_steps=node.settings.steps + node.extra_steps if node.extra_steps else None,
+    )
+
+
+def _shown(launch: Launch, real: dict[str, str]) -> str:
+    words = [f"{key}={value}" for key, value in sorted(launch.env.items())] + list(launch.argv)
+    return _replace(shlex.join(words), real)
+
+
+def _replace(text: str, real: dict[str, str]) -> str:
+    for placeholder, path in real.items():
+        text = text.replace(placeholder, path)
+    return text
+
+
+def shown_path(path: Path) -> str:
+    """A path as short as it can be for people."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
