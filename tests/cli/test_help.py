@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -194,6 +195,17 @@ def test_each_error_is_one_message_and_a_documented_code(
     assert err.splitlines()[0] == f"error: {problem}"
     assert err.splitlines()[1].startswith(f"next: {fix}")
     assert len(err.splitlines()) == 2
+
+
+def test_a_terminal_gets_the_same_words_and_no_markup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, BadInput("no field `x[0]` in [bold]" + " word" * 30, "try [link=y]this"))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert program.main(["bench"]) == 2
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err)
+    assert shown == "error: no field `x[0]` in [bold]" + " word" * 30 + "\nnext: try [link=y]this\n"
 
 
 def test_a_defect_is_one_message_with_its_origin_in_a_file(

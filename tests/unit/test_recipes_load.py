@@ -347,3 +347,68 @@ def test_a_wrong_profile_is_refused(profile: str, problem: str) -> None:
         "profiles: {text: fast, deep: {extends: digits}, wrong: {stages: {sft: {stesp: 1}}}}\n",
     )
     assert problem in refused("mine.yaml", profile).problem
+
+
+# Whatever stands in a file, the answer is a recipe or one message
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 10**20) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(data: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every path in nested mappings."""
+    below = (
+        [place for key, value in data.items() for place in places(value, (*path, key))]
+        if isinstance(data, dict)
+        else []
+    )
+    return [path, *below] if path else below
+
+
+PLACES = places(yaml.safe_load(dump(load().recipe)) | {"extends": None, "profiles": {"quick": {"stages": {"sft": {}}}}})
+
+
+def either_a_recipe_or_a_message(text: str, profile: str | None) -> None:
+    Path("any.yaml").write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
+    answer = answer_to("any.yaml", profile)
+    if isinstance(answer, Resolved):
+        Path("kept.yaml").write_text(dump(answer.recipe), encoding="utf-8", newline="")
+        assert load("kept.yaml").recipe == answer.recipe
+    else:
+        assert answer.problem
+        assert answer.fix
+
+
+def answer_to(name: str | None, profile: str | None = None, sets: tuple[str, ...] = ()) -> Resolved | BadInput:
+    """The recipe, or the message; any other error is a failure of the test."""
+    try:
+        return load(name, profile, sets)
+    except BadInput as error:
+        return error
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.sampled_from(PLACES), value=ANYTHING, profile=st.sampled_from([None, "quick"]))
+def test_any_value_in_any_place(place: tuple[str, ...], value: Any, profile: str | None) -> None:
+    variant: dict[str, Any] = {"extends": "digits", "name": "any"}
+    inner = variant
+    for key in place[:-1]:
+        inner = inner.setdefault(key, {})
+    inner[place[-1]] = value
+    either_a_recipe_or_a_message(yaml.safe_dump(variant), profile)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(alphabet="abn:-[]{}&*!|>%@`\"'#\n\t ,?1.~\u2028é", max_size=40))
+def test_any_text(text: str) -> None:
+    either_a_recipe_or_a_message(text, None)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.sampled_from(PLACES), value=ANYTHING)
+def test_any_value_set_from_the_command_line(place: tuple[str, ...], value: Any) -> None:
+    answer = answer_to(None, None, (f"{'.'.join(place)}={one_line(value)}",))
+    assert isinstance(answer, Resolved) or (answer.problem and answer.fix)
