@@ -77,13 +77,18 @@ def train(
     resolved = load(recipe, profile, set_ or [])
     plan, before = select(make_plan(resolved.recipe), stage, arm, parent)
     name = run or "-".join([resolved.recipe.name, *([profile] if profile else []), f"s{seed}"])
-    store = RunStore.create(runs_dir, name)
     view = choose_view(json_)
+    if recipe is None:
+        view.message(
+            "No recipe given: running `digits`, a small world of handwritten digits that trains on a CPU.\n"
+            "The paper's experiments are the recipes qwen3-vl-4b and qwen3-vl-8b (see `prism recipe list`)."
+        )
+    _require_finished(RunStore(runs_dir / name), before)
+    store = RunStore.create(runs_dir, name)
     options = {"source": resolved.source, "profile": profile, "set": set_ or []}
     try:
         with store.locked():
-            _require_finished(store, before)
-            _begin(store, resolved, view, recipe is None, name)
+            _begin(store, resolved, view)
 
             def execute(part: Plan) -> None:
                 _execute(store, part, resolved, options, seed, view)
@@ -112,16 +117,11 @@ def _require_finished(store: RunStore, names: list[str]) -> None:
             )
 
 
-def _begin(store: RunStore, resolved: Resolved, view: View, by_default: bool, name: str) -> None:
+def _begin(store: RunStore, resolved: Resolved, view: View) -> None:
     from prism_cli.pipeline.preview import shown_path
     from prism_cli.recipes.load import dump
 
-    if by_default:
-        view.message(
-            "No recipe given: running `digits`, a small world of handwritten digits that trains on a CPU.\n"
-            "The paper's experiments are the recipes qwen3-vl-4b and qwen3-vl-8b (see `prism recipe list`)."
-        )
-    view.message(f"run {name} in {shown_path(store.root)}")
+    view.message(f"run {store.name} in {shown_path(store.root)}")
     store.write_recipe(dump(resolved.recipe))
     store.event("started", recipe=resolved.recipe.name, source=resolved.source)
 
