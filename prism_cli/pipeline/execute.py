@@ -349,7 +349,7 @@ def _tail(log: Path, size: int = 20_000) -> str:
 
 
 def _last_words(launch: Launch, code: int, tail: str) -> str:
-    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    lines = [line.strip() for line in tail.splitlines() if line.strip() and not line.startswith("[prism ")]
     ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
     said = f"; it last said: {lines[-1][:300]}" if lines else ""
     return f"{launch.what or launch.argv[0]} ({launch.engine}) {ended}{said}"
