@@ -61,8 +61,8 @@ def show(
 
     `--profile` and `--set` print it in full too, with the changes made.
     """
-    from prism_cli.recipes.document import documented, source_text
-    from prism_cli.recipes.load import dump, load
+    from prism_cli.recipes.document import documented
+    from prism_cli.recipes.load import dump, load, source_text
 
     loaded = load(recipe, profile, set_ or [])
     if json_:

@@ -1,4 +1,4 @@
-"""Recipes for people and editors: with every field's meaning, as written, and as a JSON schema."""
+"""What every field of a recipe means, for people (comments in YAML) and for editors (a JSON schema)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from prism_cli.recipes.load import locate, one_line, read_text
 from prism_cli.recipes.schema import Recipe
+from prism_cli.recipes.text import write_line
 
 _WIDTH = 100
-
-
-def source_text(name_or_file: str | None) -> str:
-    """The recipe's file as it is written, comments included.
-
-    Raises:
-        BadInput: there is no such recipe, or it cannot be read.
-    """
-    return read_text(locate(name_or_file))
 
 
 def documented(recipe: Recipe) -> str:
@@ -56,12 +47,12 @@ def _model_lines(model: BaseModel, indent: int, left_out: frozenset[str] | set[s
 
 def _entry(key: str, value: Any, indent: int) -> list[str]:
     """`key: value`, nested settings and mappings below it."""
-    head = f"{' ' * indent}{one_line(key)}:"
+    head = f"{' ' * indent}{write_line(key)}:"
     if isinstance(value, BaseModel):
         return [head, *_model_lines(value, indent + 2)]
     if isinstance(value, dict) and value:
         return [head, *(line for inner, item in value.items() for line in _entry(inner, item, indent + 2))]
-    return [f"{head} {one_line(value)}"]
+    return [f"{head} {write_line(value)}"]
 
 
 def _comment(text: str, indent: int) -> list[str]:

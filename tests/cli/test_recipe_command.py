@@ -66,7 +66,9 @@ def test_validate_checks_every_file_with_every_profile(capsys: Output, tmp_path:
     assert main(["recipe", "validate", str(good), str(bad), str(tmp_path / "missing.yaml")]) == 2
     out, err = capsys.readouterr()
     assert out == f"{good}: valid (profiles: quick)\n"
-    assert f"error: {bad}, field `stages.sft.steps`: should be greater than or equal to 1, not 0" in err
+    assert (
+        f"error: {bad}, profile `wrong`, field `stages.sft.steps`: should be greater than or equal to 1, not 0" in err
+    )
     assert "missing.yaml: No such file" in err
     checked = as_json(capsys, "recipe", "validate", "--json", str(good), str(bad), code=2)["recipes"]
     assert [len(result["problems"]) for result in checked] == [0, 1]

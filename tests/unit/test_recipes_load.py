@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from integrations.errors import BadInput
 from prism_cli.recipes.document import documented
-from prism_cli.recipes.load import Resolved, builtin_names, dump, load, merge, one_line
+from prism_cli.recipes.load import Resolved, builtin_names, dump, load, merge
+from prism_cli.recipes.text import write_line
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +165,7 @@ def test_any_text_and_number_survives(description: str, rate: float, limit: int 
     "text", ["1e-5", "yes", "off", "null", "true", "1:30", "2026-01-01", "0x1f", "", "- a", "a: b", "~"]
 )
 def test_text_that_looks_like_something_else_stays_text(text: str) -> None:
-    assert load(None, None, [f"description={one_line(text)}"]).recipe.description == text
+    assert load(None, None, [f"description={write_line(text)}"]).recipe.description == text
 
 
 def test_yes_is_a_word_and_1e_5_a_number() -> None:
@@ -221,10 +222,10 @@ def test_one_field_is_changed(change: str, read: Any) -> None:
         ("=7", "not `key=value`"),
         ("rlvr.steps=[1", "--set rlvr.steps=[1"),
         ("rlvr.steps=&a 1", "anchors and aliases are not used here"),
-        ("rlvr.steps=many", "digits, field `stages.rlvr.steps`: should be a valid integer, not 'many'"),
+        ("rlvr.steps=many", "--set rlvr.steps=many, field `stages.rlvr.steps`: should be a valid integer, not 'many'"),
         ("rlvr.steps=0", "field `stages.rlvr.steps`: should be greater than or equal to 1, not 0"),
         ("world=3", "field `world`: "),
-        ("sft.data=[sft, teacher]", "field `arms.control`: the same as arms.baseline"),
+        ("sft.data=[sft, teacher]", "digits with --set sft.data=[sft, teacher], field `arms.control`: the same as"),
     ],
 )
 def test_a_change_that_cannot_be_made_is_refused(change: str, problem: str) -> None:
@@ -299,6 +300,18 @@ def test_the_layer_at_fault_is_named() -> None:
     assert refused("above.yaml").problem.startswith("below.yaml, line 3")
 
 
+def test_a_wrong_value_is_blamed_on_the_layer_that_gave_it() -> None:
+    write("below.yaml", "extends: digits\nname: below\nstages: {sft: {batch_size: 0}}\n")
+    write("above.yaml", "extends: below.yaml\nname: above\nstages: {more: {steps: 3}}\nmachine: {jobs: 0}\n")
+    problems = refused("above.yaml", None, ("machine.threads=0",)).problem.splitlines()
+    assert [problem.partition(":")[0] for problem in sorted(problems)] == [
+        "--set machine.threads=0, field `machine.threads`",
+        "above.yaml, field `machine.jobs`",
+        "above.yaml, field `stages.more.kind`",
+        "below.yaml, field `stages.sft.batch_size`",
+    ]
+
+
 def test_several_faults_are_all_listed_up_to_a_limit() -> None:
     write("bad.yaml", "extends: digits\n" + "".join(f"wrong{n}: 1\n" for n in range(8)))
     lines = refused("bad.yaml").problem.splitlines()
@@ -337,7 +350,10 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read() -> None:
         ("quik", "recipe mine.yaml has no profile `quik`, did you mean `quick`?"),
         ("text", "field `profiles.text`: not a partial recipe"),
         ("deep", "field `profiles.deep.extends`: a profile cannot have this"),
-        ("wrong", "field `stages.sft.stesp`: there is no such field, did you mean `steps`?"),
+        (
+            "wrong",
+            "mine.yaml, profile `wrong`, field `stages.sft.stesp`: there is no such field, did you mean `steps`?",
+        ),
     ],
 )
 def test_a_wrong_profile_is_refused(profile: str, problem: str) -> None:
@@ -410,5 +426,5 @@ def test_any_text(text: str) -> None:
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.sampled_from(PLACES), value=ANYTHING)
 def test_any_value_set_from_the_command_line(place: tuple[str, ...], value: Any) -> None:
-    answer = answer_to(None, None, (f"{'.'.join(place)}={one_line(value)}",))
+    answer = answer_to(None, None, (f"{'.'.join(place)}={write_line(value)}",))
     assert isinstance(answer, Resolved) or (answer.problem and answer.fix)
