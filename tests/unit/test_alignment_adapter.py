@@ -1,0 +1,282 @@
+"""The alignment stages seen from prism's own process: what is refused, rendered, believed and published."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from integrations.alignment.adapter import AlignAdapter, DiscriminatorAdapter
+from integrations.alignment.names import DESCRIPTION, ERROR_MARK, RESULT
+from integrations.alignment.settings import AlignSettings, DiscriminatorSettings
+from integrations.contract import Machine, StageAdapter, StageContext
+from integrations.errors import BadInput, StageFailed
+
+ENGINE = Path(__file__).resolve().parents[2] / "integrations" / "alignment"
+GOOD = {
+    "held_out_pair_accuracy_perception": 0.7,
+    "held_out_pair_accuracy_perception_low": 0.58,
+    "held_out_pair_accuracy_reasoning": 0.6,
+    "held_out_pair_accuracy_reasoning_low": 0.47,
+    "held_out_pair_accuracy_total": 0.75,
+    "held_out_pair_accuracy_total_low": 0.63,
+    "held_out_valid": 0.95,
+}
+
+
+def write_weights(path: Path, value: float) -> None:
+    data = np.full(4, value, np.float32).tobytes()
+    header = json.dumps({"a.weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, len(data)]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+
+
+def model_folder(path: Path, value: float, model_type: str = "qwen3_vl") -> Path:
+    path.mkdir(parents=True)
+    write_weights(path / "model.safetensors", value)
+    (path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    for name in ("tokenizer_config.json", "tokenizer.json", "generation_config.json"):
+        (path / name).write_text(json.dumps({"of": model_type}))
+    (path / "chat_template.jinja").write_text("template")
+    return path
+
+
+def context(root: Path, settings: Any, *, gpus: int = 0, steps: int | None = None) -> StageContext:
+    policy = root / "policy"
+    if not policy.exists():
+        model_folder(policy, 1.0)
+        (root / "data").mkdir()
+        (root / "data" / "teacher.jsonl").write_text("")
+        (model_folder(root / "discriminator", 2.0, "qwen3_vl_moe") / DESCRIPTION).write_text("{}")
+    for name in ("stage/attempt-1", "stage/checkpoints"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    return StageContext(
+        name="prism/stage",
+        settings=settings,
+        stage_dir=root / "stage",
+        attempt_dir=root / "stage" / "attempt-1",
+        checkpoint_dir=root / "stage" / "checkpoints",
+        model_dir=root / "stage" / "model",
+        parents={"policy": policy, "discriminator": root / "discriminator"},
+        base_model=policy,
+        data_dir=root / "data",
+        seed=3,
+        machine=Machine(threads=2, gpus=gpus),
+        gradient_steps=steps,
+    )
+
+
+def leave_result(ctx: StageContext, *, value: float = 5.0, **change: Any) -> None:
+    """What the process leaves when it has come to its end."""
+    folder = ctx.checkpoint_dir / "result"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    write_weights(folder / "model.safetensors", value)
+    rows = {"given": 10, "trained": 6, "held_out": 4, "dropped": 0}
+    content: dict[str, Any] = {"step": 20, "generated_tokens": 99, "rows": rows, "metrics": GOOD}
+    content |= {"stopped_early": False, "valid_before": 0.9, "policy_steps": 20}
+    (folder / RESULT).write_text(json.dumps(content | change))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "says"),
+    [
+        (DiscriminatorSettings, {"top_k": 4}, "leaves a token 3 experts"),
+        (DiscriminatorSettings, {"experts": 3, "top_k": 3}, "leaves a token 2 experts"),
+        (DiscriminatorSettings, {"noise": 0.5}, "noise"),
+        (DiscriminatorSettings, {"steps": 0}, "steps"),
+        (AlignSettings, {"group_size": 1}, "group_size"),
+        (AlignSettings, {"rollout": {"temperature": 0.7}}, "must be 1"),
+        (AlignSettings, {"alpha": 1.5}, "alpha"),
+        (AlignSettings, {"clip": 0.2}, "Extra inputs"),
+    ],
+)
+def test_settings_refuse_what_cannot_work(kind: Any, fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        kind(**fields)
+
+
+def test_every_setting_is_documented() -> None:
+    for kind in (DiscriminatorSettings, AlignSettings):
+        assert not [name for name, field in kind.model_fields.items() if name != "kind" and not field.description]
+
+
+def job_fields() -> set[str]:
+    """Fields of `job.Job`, read without importing it (it needs torch)."""
+    tree = ast.parse((ENGINE / "job.py").read_text())
+    (job,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Job"]
+    return {
+        node.target.id for node in job.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+
+
+def settings_read_by_the_engine() -> set[str]:
+    """Every `settings.x` and `rollout.x` in the modules that run in the engine's environment."""
+    found = set()
+    for path in ENGINE.glob("*.py"):
+        if path.name in ("adapter.py", "settings.py", "check_model.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                owner = ast.unparse(node.value).rsplit(".", 1)[-1]
+                if owner in ("settings", "rollout"):
+                    found.add(node.attr)
+    return found
+
+
+def test_the_engine_reads_every_setting_and_no_other() -> None:
+    names = {"temperature", "max_new_tokens", "batch_size"}
+    names |= DiscriminatorSettings.model_fields.keys() | AlignSettings.model_fields.keys()
+    host_only = {"upcycle_from", "min_valid_share", "steps"}
+    assert settings_read_by_the_engine() == names - host_only
+
+
+@pytest.mark.parametrize(
+    ("adapter", "settings"), [(DiscriminatorAdapter(), DiscriminatorSettings()), (AlignAdapter(), AlignSettings())]
+)
+def test_one_command_with_a_complete_configuration(adapter: StageAdapter, settings: Any, tmp_path: Path) -> None:
+    ctx = context(tmp_path, settings, steps=20)
+    adapter.check_inputs(ctx)
+    half = ctx.checkpoint_dir / ".step-000004.partial"
+    half.mkdir()
+    (launch,) = adapter.render(ctx)
+    assert launch.engine == "alignment"
+    assert list(launch.argv[:3]) == ["python", "-m", "integrations.alignment.train"]
+    assert launch.env["OMP_NUM_THREADS"] == "2"
+    config = json.loads(Path(launch.argv[-1]).read_text())
+    assert config.keys() == job_fields()
+    assert config["settings"] == settings.model_dump(mode="json")
+    assert (config["steps"], config["seed"], config["threads"], config["device"]) == (20, 3, 2, "cpu")
+    assert not half.exists()
+
+
+def test_gpus_are_used_where_there_are_any(tmp_path: Path) -> None:
+    ctx = context(tmp_path, AlignSettings(), gpus=1)
+    (launch,) = AlignAdapter().render(ctx)
+    assert json.loads(Path(launch.argv[-1]).read_text())["device"] == "cuda"
+
+
+def test_missing_inputs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"the teacher pool .*others\.jsonl does not exist"):
+        DiscriminatorAdapter().check_inputs(context(tmp_path, DiscriminatorSettings(teacher="others")))
+    with pytest.raises(BadInput, match="no model folder"):
+        DiscriminatorAdapter().check_inputs(context(tmp_path, DiscriminatorSettings(upcycle_from=str(tmp_path))))
+    ctx = context(tmp_path, AlignSettings())
+    (ctx.parents["discriminator"] / DESCRIPTION).unlink()
+    with pytest.raises(BadInput, match="needs a discriminator"):
+        AlignAdapter().check_inputs(ctx)
+    (ctx.policy / "tokenizer.json").unlink()
+    with pytest.raises(BadInput, match=r"has no tokenizer\.json"):
+        AlignAdapter().check_inputs(ctx)
+
+
+def test_a_finished_stage_launches_nothing_and_an_extended_one_does(tmp_path: Path) -> None:
+    adapter = AlignAdapter()
+    leave_result(context(tmp_path, AlignSettings(), steps=20))
+    assert adapter.render(context(tmp_path, AlignSettings(), steps=20)) == ()
+    assert len(adapter.render(context(tmp_path, AlignSettings(), steps=25))) == 1
+
+
+def test_without_a_result_a_stage_has_failed_whatever_the_exit_code(tmp_path: Path) -> None:
+    ctx = context(tmp_path, AlignSettings(), steps=20)
+    with pytest.raises(StageFailed, match="ended before its last step"):
+        AlignAdapter().finish(ctx)
+    leave_result(ctx, step=10)
+    with pytest.raises(StageFailed, match="ended before its last step"):
+        AlignAdapter().finish(ctx)
+
+
+def test_a_discriminator_at_chance_is_refused(tmp_path: Path) -> None:
+    ctx = context(tmp_path, DiscriminatorSettings(steps=20))
+    leave_result(ctx, metrics=GOOD | {"held_out_pair_accuracy_total_low": 0.49})
+    with pytest.raises(StageFailed, match="75% of pairs, which is not above chance"):
+        DiscriminatorAdapter().finish(ctx)
+    leave_result(ctx, metrics={"held_out_valid": 0.0})
+    with pytest.raises(StageFailed, match="not above chance"):
+        DiscriminatorAdapter().finish(ctx)
+    assert not ctx.model_dir.exists()
+
+
+def test_a_discriminator_is_published_whole(tmp_path: Path) -> None:
+    ctx = context(tmp_path, DiscriminatorSettings(steps=60))
+    leave_result(ctx, stopped_early=True)
+    own = ctx.checkpoint_dir / "result"
+    (own / "config.json").write_text("its own")
+    (own / DESCRIPTION).write_text("{}")
+    result = DiscriminatorAdapter().finish(ctx)
+    assert result.step == 20
+    assert result.generated_tokens == 99
+    assert result.notes == ["pair accuracy of reasoning alone, 60%, is not above chance"]
+    published = {path.name for path in ctx.model_dir.iterdir()}
+    carried = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    assert published == carried | {"config.json", DESCRIPTION, "model.safetensors"}
+    assert (ctx.model_dir / "config.json").read_text() == "its own"
+
+
+def test_a_truncated_discriminator_is_refused(tmp_path: Path) -> None:
+    ctx = context(tmp_path, DiscriminatorSettings(steps=20))
+    leave_result(ctx)
+    with (ctx.checkpoint_dir / "result" / "model.safetensors").open("r+b") as stream:
+        stream.truncate(70)
+    with pytest.raises(StageFailed, match="the discriminator is unusable"):
+        DiscriminatorAdapter().finish(ctx)
+    assert not ctx.model_dir.exists()
+
+
+def test_alignment_that_moved_nothing_or_lost_its_form_is_refused(tmp_path: Path) -> None:
+    ctx = context(tmp_path, AlignSettings(steps=20))
+    leave_result(ctx, policy_steps=0)
+    with pytest.raises(StageFailed, match="the policy never moved"):
+        AlignAdapter().finish(ctx)
+    leave_result(ctx, metrics={"held_out_valid": 0.44})
+    with pytest.raises(StageFailed, match="fell from 90% to 44%"):
+        AlignAdapter().finish(ctx)
+    leave_result(ctx, value=1.0)
+    with pytest.raises(StageFailed, match="no weight changed"):
+        AlignAdapter().finish(ctx)
+    leave_result(ctx, value=float("nan"))
+    with pytest.raises(StageFailed, match="NaN"):
+        AlignAdapter().finish(ctx)
+    assert not ctx.model_dir.exists()
+
+
+def test_alignment_is_published_in_the_base_models_format(tmp_path: Path) -> None:
+    ctx = context(tmp_path, AlignSettings(steps=20))
+    rows = {"given": 10, "trained": 5, "held_out": 4, "dropped": 1}
+    leave_result(ctx, policy_steps=18, rows=rows)
+    result = AlignAdapter().finish(ctx)
+    assert list(result.notes) == [
+        "2 of 20 steps gave the policy no signal",
+        "1 demonstrations have not the three blocks and were left out",
+    ]
+    assert {path.name for path in ctx.model_dir.iterdir()} == {path.name for path in ctx.base_model.iterdir()}
+
+
+def test_known_failures_are_explained(tmp_path: Path) -> None:
+    ctx, adapter = context(tmp_path, AlignSettings()), AlignAdapter()
+    log = f"loading\n{ERROR_MARK}" + json.dumps({"problem": "no pool", "fix": "name one"}) + "\ncommand ended\n"
+    assert adapter.explain(ctx, log) == "no pool; name one"
+    assert "out of memory" in (adapter.explain(ctx, "RuntimeError: DefaultCPUAllocator: can't allocate") or "")
+    assert adapter.explain(ctx, "something else") is None
+
+
+def test_progress_is_followed_line_by_line(tmp_path: Path) -> None:
+    ctx = context(tmp_path, AlignSettings())
+    follower = AlignAdapter().follow(ctx)
+    assert list(follower.poll()) == []
+    line = {"step": 3, "total": 60, "phase": "training", "generated_tokens": 7, "metrics": {"valid": 0.5}}
+    with (ctx.attempt_dir / "progress.jsonl").open("w") as stream:
+        stream.write(json.dumps(line) + '\n{"step": 4')
+    (news,) = follower.poll()
+    assert (news.step, news.total, news.phase, news.generated_tokens, dict(news.metrics)) == (
+        3,
+        60,
+        "training",
+        7,
+        {"valid": 0.5},
+    )
