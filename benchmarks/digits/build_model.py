@@ -196,6 +196,7 @@ def model_config(model: SimpleNamespace, ids: dict[str, int]) -> Qwen3VLConfig:
             "num_attention_heads": model.heads,
             "num_key_value_heads": model.kv_heads,
             "head_dim": model.head_dim,
+            "initializer_range": model.initializer_range,
             "max_position_embeddings": 4096,
             "rope_parameters": {
                 "rope_type": "default",
@@ -214,6 +215,7 @@ def model_config(model: SimpleNamespace, ids: dict[str, int]) -> Qwen3VLConfig:
             "hidden_size": model.vision_hidden_size,
             "intermediate_size": model.vision_intermediate_size,
             "num_heads": model.vision_heads,
+            "initializer_range": model.initializer_range,
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
             "temporal_patch_size": FRAMES,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -16,7 +17,6 @@ COLUMNS = 2
 WIDTH, HEIGHT, GAP = 760, 272, 24
 INK, GREY, GREEN, RED, BLUE = "#1b1f24", "#68707a", "#1a7f4b", "#c62f2f", "#2457a6"
 PAGE, PAPER, LINE = "#eef0f3", "#ffffff", "#d5d9df"
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _draw_response(pen: ImageDraw.ImageDraw, who: str, text: str, mistakes: tupl
         pen.text((x + 88, y + 28), named, font=_font(15), fill=RED)
 
 
-def _wrap(pen: ImageDraw.ImageDraw, text: str, font: Font, width: int) -> list[str]:
+def _wrap(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -100,5 +100,5 @@ def _wrap(pen: ImageDraw.ImageDraw, text: str, font: Font, width: int) -> list[s
     return lines
 
 
-def _font(size: int) -> Font:
+def _font(size: int) -> Any:
     return ImageFont.load_default(size)

@@ -39,38 +39,32 @@ MISREADING = (7, 1)
 WRONG_RULE_DIGITS = 3
 """From this many digits on the public annotator takes a difference between the first and the last digit."""
 
-PREFIXES = (
-    "",
-    "",
-    "Look closely. ",
-    "Here is a strip of handwritten digits. ",
-    "Please study the picture and answer the question. ",
-)
+PREFIXES = ("", "", "", "Look closely. ", "Here is a strip of handwritten digits. ")
 PHRASINGS = {
     "sum": (
         "What is the sum of the digits?",
         "Add all digits.",
-        "Add up every digit in the picture and give the total.",
+        "Add up every digit in the picture.",
     ),
     "difference": (
-        "What is the difference between the largest and the smallest digit?",
-        "Largest digit minus smallest digit?",
-        "Subtract the smallest digit in the picture from the largest one.",
+        "What is the largest digit minus the smallest?",
+        "Largest minus smallest digit?",
+        "Subtract the smallest digit in the picture from the largest.",
     ),
     "largest": (
         "What is the largest digit?",
         "Name the largest digit.",
-        "Which of the digits in the picture is larger than or equal to all others?",
+        "Which of the digits in the picture is the largest?",
     ),
     "even": (
         "How many digits are even?",
         "Count the even digits.",
-        "How many of the digits in the picture are even numbers?",
+        "How many of the digits in the picture are even?",
     ),
     "order": (
         "What are the digits in increasing order?",
         "Sort the digits.",
-        "Write the digits in the picture from the smallest to the largest.",
+        "Write the digits from the smallest to the largest.",
     ),
 }
 READING = ("Which digits are shown?", "Read the digits.", "Read every digit in the picture from left to right.")
@@ -170,7 +164,7 @@ def ask(rng: random.Random, digits: Sequence[int], level: str, choice_share: flo
     options = None
     if kind != "order" and rng.random() < choice_share:
         options = _options(rng, kind, digits)
-        text += "".join(f" {letter}) {option}" for letter, option in zip(LETTERS, options, strict=True))
+        text += " " + ", ".join(f"{option} ({letter})" for letter, option in zip(LETTERS, options, strict=True))
     return Question(kind, level, tuple(digits), text, options)
 
 
@@ -197,7 +191,7 @@ def demonstrate(question: Question, annotator: Annotator, rng: random.Random) ->
     answer = result
     if question.options is not None:
         answer = _nearest_letter(result, question.options)
-        work += f", so {answer}"
+        work += f" ({answer})"
     caption = " ".join(map(str, digits))
     if rng.random() < annotator.drift:
         caption = rng.choice(DRIFTED_CAPTIONS).format(caption)
@@ -212,7 +206,7 @@ def plain_answer(question: Question) -> str:
     work, answer = _compute(question, question.digits, CLEAN, random.Random(0), mistakes)
     if question.options is not None:
         answer = _nearest_letter(answer, question.options)
-        work += f", so {answer}"
+        work += f" ({answer})"
     return f"{' '.join(map(str, question.digits))}: {work}: {answer}"
 
 
