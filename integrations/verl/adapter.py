@@ -14,6 +14,7 @@ import json
 import math
 import re
 import secrets
+import shlex
 import shutil
 import tempfile
 import zipfile
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from integrations.common.checkpoint import check_model_folder, publish, read_tensors
-from integrations.common.files import write_text
+from integrations.common.files import read_json, write_text
 from integrations.common.jsonl import JsonlTail
 from integrations.common.rows import Row, messages, read_rows
 from integrations.contract import Launch, Progress, StageContext, StageResult
@@ -126,7 +127,10 @@ class RlvrAdapter:
         write_text(ctx.attempt_dir / "rlvr.yaml", _to_yaml(_configuration(ctx, total, longest)))
         if reached == total:
             return []
-        argv = ["python", "-m", "verl.trainer.main_ppo", "--config-dir", str(ctx.attempt_dir), "--config-name", "rlvr"]
+        program = ["verl.trainer.main_ppo"]
+        if ctx.machine.gpus == 0:
+            program = ["integrations.verl.cpu.launch", str(_fork_socket(ctx)), _model_type(ctx.policy)]
+        argv = ["python", "-m", *program, "--config-dir", str(ctx.attempt_dir), "--config-name", "rlvr"]
         return [Launch(engine=self.engine, argv=argv, env=_environment(ctx), what="reinforcement learning")]
 
     def follow(self, ctx: StageContext) -> _Follower:
@@ -451,8 +455,24 @@ def _ray(ctx: StageContext, on_cpu: bool) -> dict[str, Any]:
     """A cluster of its own for this attempt. Its processors are logical: they let verl's actors start, no more."""
     ray: dict[str, Any] = {"address": "local", "include_dashboard": False, "_temp_dir": str(_ray_folder(ctx))}
     if on_cpu:
-        ray |= {"num_cpus": 16, "num_gpus": 1, "object_store_memory": 256 * 2**20}
+        worker = shlex.join(
+            ["python", "-I", "-S", str(Path(__file__).parent / "cpu" / "worker.py"), str(_fork_socket(ctx))]
+        )
+        ray |= {
+            "num_cpus": 16,
+            "num_gpus": 1,
+            "object_store_memory": 256 * 2**20,
+            "runtime_env": {"py_executable": worker},
+        }
     return ray
+
+
+def _fork_socket(ctx: StageContext) -> Path:
+    return _ray_folder(ctx) / "fork.sock"
+
+
+def _model_type(policy: Path) -> str:
+    return str((read_json(policy / "config.json") or {}).get("model_type", ""))
 
 
 def _environment(ctx: StageContext) -> dict[str, str]:
