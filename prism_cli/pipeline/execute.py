@@ -106,7 +106,7 @@ class Execution:
             raise error
         self.failures[name] = error
         self.store.event("stage_failed", stage=name, problem=error.problem, fix=error.fix)
-        self.view.message(f"{name} failed: {error.problem}")
+        self.view.stage_finished(name, "failed", 0.0, error.problem)
         return False
 
     def _run_node(self, node: Node) -> None:

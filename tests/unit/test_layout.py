@@ -16,6 +16,7 @@ MAY_IMPORT = {
 ENGINE_LIBRARIES = {"torch", "transformers", "verl", "ray", "llamafactory", "lmms_eval", "vllm", "sklearn", "PIL"}
 INSIDE_AN_ENGINE = (
     "integrations/alignment/",
+    "integrations/llamafactory/prepare.py",
     "integrations/verl/cpu/",
     "integrations/verl/sampler.py",
     "benchmarks/digits/build_",
