@@ -26,12 +26,19 @@ def step_folders(folder: Path) -> list[tuple[int, Path]]:
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write the state after `step` steps, then drop all but the newest."""
+    """Write the state after `step` steps, then drop all but the newest.
+
+    Raises:
+        OSError: the disk is full or the folder not writable; the checkpoints before stay as they are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".step-{step:06d}.partial"
     clear_partial(folder)
     partial.mkdir()
-    torch.save(state, partial / "state.pt")
+    try:
+        torch.save(state, partial / "state.pt")
+    except RuntimeError as error:  # what torch makes of a failed write
+        raise OSError(f"cannot write {partial}: {str(error).splitlines()[0]}") from error
     flush(partial / "state.pt")
     write_json(partial / "state.json", {"step": step, "sha256": hash_file(partial / "state.pt")})
     place(partial, folder / f"step-{step:06d}")

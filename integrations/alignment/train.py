@@ -20,7 +20,7 @@ import torch
 from integrations.alignment import checkpoints, game, warmup
 from integrations.alignment.job import read_job
 from integrations.alignment.names import ERROR_MARK
-from integrations.errors import PrismError
+from integrations.errors import PrismError, StageFailed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,9 +34,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         (warmup if job.settings.kind == "discriminator" else game).run(job)
     except PrismError as error:
-        print(ERROR_MARK + json.dumps({"problem": error.problem, "fix": error.fix}), flush=True)
-        return error.exit_code
+        return report(error)
+    except OSError as error:
+        return report(StageFailed(str(error), "free disk space or make the run's folder writable"))
     return 0
+
+
+def report(error: PrismError) -> int:
+    """Hand an error to the adapter through the log; returns the exit code."""
+    print(ERROR_MARK + json.dumps({"problem": error.problem, "fix": error.fix}), flush=True)
+    return error.exit_code
 
 
 if __name__ == "__main__":

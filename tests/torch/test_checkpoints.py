@@ -1,0 +1,57 @@
+"""Checkpoints are whole or absent, the newest sound one is used, and few are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from integrations.alignment import checkpoints
+
+
+def state(value: float) -> dict[str, Any]:
+    return {"policy": {"w": torch.full((3,), value)}, "margin": (1.0, 2.0), "check": {"a": value}}
+
+
+def test_the_newest_is_read_back_as_it_was(tmp_path: Path) -> None:
+    assert checkpoints.newest(tmp_path) is None
+    for step in (2, 4, 6):
+        checkpoints.save(tmp_path, step, state(step))
+    step, found = checkpoints.newest(tmp_path) or (0, {})
+    assert step == 6
+    assert torch.equal(found["policy"]["w"], torch.full((3,), 6.0))
+    assert found["margin"] == (1.0, 2.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000004", "step-000006"]
+
+
+@pytest.mark.parametrize("damage", ["state.pt", "state.json", "cut", "flipped"])
+def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in (2, 4):
+        checkpoints.save(tmp_path, step, state(step))
+    newest = tmp_path / "step-000004"
+    if damage in ("state.pt", "state.json"):
+        (newest / damage).unlink()
+    else:
+        content = bytearray((newest / "state.pt").read_bytes())
+        content[len(content) // 2] ^= 1
+        (newest / "state.pt").write_bytes(content[:-10] if damage == "cut" else content)
+    step, found = checkpoints.newest(tmp_path) or (0, {})
+    assert step == 2
+    assert found["check"] == {"a": 2}
+    assert "is damaged and is passed over" in capsys.readouterr().out
+
+
+def test_a_failed_write_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints.save(tmp_path, 2, state(2))
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoints.save(tmp_path, 4, state(4))
+    assert (checkpoints.newest(tmp_path) or (0, {}))[0] == 2
+    checkpoints.clear_partial(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
