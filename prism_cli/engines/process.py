@@ -60,6 +60,10 @@ class Guarded:
         stdout: int | IO[Any],
         stderr: int | IO[Any],
     ) -> None:
+        if sys.platform != "linux":
+            raise BadInput("engines run on Linux only: their processes cannot be supervised here", "use a container")
+        self.started = False
+        """Whether the guardian got as far as starting the program."""
         self.code: int | None = None
         """The program's exit code, negative for a signal; None before it ended or when the guardian was killed."""
         self.left_behind: Sequence[str] = ()
@@ -97,6 +101,7 @@ class Guarded:
             self.guardian.wait()
             for line in self._news.splitlines():
                 told = json.loads(line)
+                self.started |= "pid" in told
                 self.code = told.get("code", self.code)
                 self.left_behind = told.get("left_behind", self.left_behind)
         return True
@@ -204,7 +209,7 @@ def run(
         The command's exit code; negative for the signal that ended it.
 
     Raises:
-        StageFailed: the environment has no such program.
+        StageFailed: the environment has no such program, or this system does not let its processes be supervised.
         BadInput: the folder's path cannot be an import path.
     """
     argv = command_line(launch, environment)
@@ -225,6 +230,8 @@ def run(
             if guarded.code is None:
                 _end_marked(token)
             record.unlink(missing_ok=True)
+        if not guarded.started:
+            raise StageFailed(f"the supervisor of {launch.engine} could not start here", f"read the end of {log}")
         code = -signal.SIGKILL if guarded.code is None else guarded.code
         if guarded.left_behind:
             _note(output, f"ended what it left running: {', '.join(guarded.left_behind)}")

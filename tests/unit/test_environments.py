@@ -83,8 +83,10 @@ def held(tmp_path: Path, engines: TinyEngine, monkeypatch: pytest.MonkeyPatch) -
 def builder(engines: TinyEngine, held: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that is in the middle of building `slowly`."""
     program = (
-        "import sys; from pathlib import Path; from prism_cli.engines import environments;"
-        "environments.definitions = lambda: Path(sys.argv[1]); environments.ensure('slowly', print)"
+        "import signal, sys; from pathlib import Path; from prism_cli.__main__ import main;"
+        "from prism_cli.engines import environments;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "environments.definitions = lambda: Path(sys.argv[1]); sys.exit(main(['env', 'build', 'slowly']))"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(engines.folder)]) as other:
         try:
@@ -164,6 +166,23 @@ def test_environments_share_the_files_of_a_package(engines: TinyEngine) -> None:
     assert first.samefile(second)
 
 
+def test_files_are_copied_only_from_another_file_system(engines: TinyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environments._uv_environment()["UV_LINK_MODE"] == "hardlink"
+    monkeypatch.setenv("UV_CACHE_DIR", "/proc/uv")
+    assert environments._uv_environment()["UV_LINK_MODE"] == "copy"
+    monkeypatch.setenv("UV_LINK_MODE", "clone")
+    assert environments._uv_environment()["UV_LINK_MODE"] == "clone"
+
+
+def test_less_space_is_needed_beside_an_environment_with_the_same_torch(engines: TinyEngine) -> None:
+    for name in ("tiny", "slowly"):
+        described = engines.folder / name / "env" / "environment.toml"
+        described.write_text("imports = []\ndisk_mb = 9\nbeside_mb = 2\n")
+    assert environments._needed_mb(environments.locate("slowly")) == 9
+    environments.ensure("tiny", print)
+    assert environments._needed_mb(environments.locate("slowly")) == 2
+
+
 def test_vanished_interpreter_is_built_again(engines: TinyEngine) -> None:
     environment = environments.ensure("tiny", print)
     environment.python.unlink()
@@ -186,6 +205,15 @@ def test_killed_build_leaves_nothing_that_counts(
     environments.ensure("slowly", print)
     assert environments.check("slowly") == []
     assert [path.name for path in environment.folder.parent.iterdir() if path.is_dir()] == [environment.folder.name]
+
+
+def test_interrupted_build_cleans_up(engines: TinyEngine, builder: subprocess.Popen[bytes]) -> None:
+    builder.send_signal(signal.SIGINT)
+    assert builder.wait() == 130
+    assert not processes_below(engines.folder.parent)
+    environment = environments.locate("slowly")
+    assert not environments.is_built(environment)
+    assert [path.name for path in environment.folder.parent.iterdir() if path.is_dir()] == []
 
 
 def test_second_builder_says_who_it_waits_for_and_builds_nothing(

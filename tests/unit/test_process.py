@@ -208,6 +208,26 @@ def test_missing_program_is_named(environment: Environment, attempt: Path) -> No
         process.command_line(launch, environment)
 
 
+def test_supervisor_that_cannot_start_is_an_error_of_its_own(
+    environment: Environment, attempt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_GUARDIAN", attempt / "missing.py")
+    with pytest.raises(StageFailed, match="supervisor of bare could not start"):
+        start(environment, attempt, ["-c", "pass"])
+    assert "missing.py" in (attempt / "engine.log").read_text()
+
+
+def test_program_that_cannot_be_executed(environment: Environment, attempt: Path) -> None:
+    broken = environment.bin / "broken"
+    broken.write_text("#!/nowhere/python\n")
+    broken.chmod(0o755)
+    launch = Launch("bare", ["broken"])
+    folders = {"cwd": attempt, "log": attempt / "engine.log", "import_root": attempt / "imports"}
+    code = process.run(launch, environment, tick=lambda: None, stop=threading.Event(), **folders)
+    assert code == 127
+    assert "cannot run" in (attempt / "engine.log").read_text()
+
+
 def test_folder_that_cannot_be_an_import_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="`:` in its path"):
         process.link_packages(tmp_path / "a:b", ["integrations"])
