@@ -104,7 +104,7 @@ def test_pools_hold_what_their_stages_need(world: Path) -> None:
     assert all("<caption>" not in row["response"] for row in rows["base"])
     for row in (*rows["teacher"], *(row for row in rows["sft"] if row["source"] == "clean")):
         judged = score(row, row["response"])
-        assert judged.answer and judged.perception and judged.reasoning
+        assert (judged.answer, judged.perception, judged.reasoning) == (True, True, True)
     widths = {len(row["task"]["digits"]) for row in rows["rlvr"]}
     assert widths == {2, 3, 4}, "images vary in size"
     assert len({len(row["prompt"]) for row in rows["rlvr"]}) > 10, "prompts vary in length"
