@@ -3,7 +3,8 @@
     python -I -S worker.py SOCKET default_worker.py ARGUMENTS
 
 Hands its arguments, environment, working folder and standard streams to `integrations.verl.cpu.launch`, which forks a
-process that has the large packages imported, and stays until that process ends, with its exit code. Standard library only.
+process that has the large packages imported, and stays until that process ends, with its exit code. Needs only the
+standard library.
 """
 
 import json
