@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import zipfile
@@ -13,6 +14,9 @@ import pytest
 
 if TYPE_CHECKING:
     from prism_cli.engines.environments import Environment
+
+# tests/torch runs in the alignment environment (see tests/engines/test_torch.py), the rest in prism's own.
+collect_ignore = [] if importlib.util.find_spec("torch") else ["torch"]
 
 
 def _built(name: str) -> Environment:
