@@ -36,7 +36,6 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +59,8 @@ class Environment:
 
     name: str
     key: str
-    """Identity of what is in it: 12 hex digits for ours, `own` for one that the user brought."""
+    """Identity of what is in it, for the lineage of results: 12 hex digits from the lock, interpreter and platform; for
+    one that the user brought, `own-` and 12 from the packages and versions found in it."""
     folder: Path
     python: Path
     bin: Path
@@ -134,35 +134,28 @@ def locate(name: str) -> Environment:
     variable = f"PRISM_ENV_{name.upper()}"
     if own := os.environ.get(variable):
         folder = Path(own).expanduser().absolute()
-        environment = Environment(name, "own", folder, folder / "bin" / "python", folder / "bin", own=True)
-        if not environment.python.exists():
+        python = folder / "bin" / "python"
+        if not python.exists():
             raise BadInput(
                 f"{variable} names {folder}, which has no bin/python",
                 "set it to the folder of a Python environment, or unset it to let prism build one",
             )
-        return environment
+        packages = sorted({path.name for path in folder.glob("lib/python3*/site-packages/*.dist-info")})
+        return Environment(name, f"own-{_digest(' '.join(packages))}", folder, python, folder / "bin", own=True)
     interpreter = f"{sys.implementation.cache_tag} {sysconfig.get_platform()} {platform.libc_ver()[0]}"
     identity = f"{SCHEMA}\n{interpreter}\n{lock.read_text(encoding='utf-8')}"
-    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    key = _digest(identity)
     folder = cache_folder() / "envs" / f"{name}-{key}"
     return Environment(name, key, folder, folder / "bin" / "python", folder / "bin")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def is_built(environment: Environment) -> bool:
     """Whether it can be used: complete, and its interpreter still exists."""
     return environment.python.exists() and (environment.own or (environment.folder / COMPLETE).is_file())
-
-
-def fingerprint(environment: Environment) -> str:
-    """What a result that was made in this environment depends on, for the lineage of runs.
-
-    For an environment of the user's own: a hash of the packages and versions in it.
-    """
-    if not environment.own:
-        return environment.key
-    sites = [str(path) for path in environment.folder.glob("lib/python3*/site-packages")]
-    packages = sorted({f"{found.metadata['Name']}=={found.version}" for found in distributions(path=sites)})
-    return "own-" + hashlib.sha256("\n".join(packages).encode()).hexdigest()[:12]
 
 
 def built_as(environment: Environment) -> dict[str, object]:
@@ -192,7 +185,7 @@ def ensure(name: str, report: Report, stop: threading.Event | None = None) -> En
     with _alone(environment, report, stop):
         if not is_built(environment):
             _clear(environment)
-            require_space(environment.folder, _needed_mb(environment) * 2**20, f"the {name} environment")
+            _check_space(environment)
             _build(environment, report, stop)
     return environment
 
@@ -416,23 +409,13 @@ def _existing(path: Path) -> Path:
 # Space, and errors that a user can act on
 
 
-def require_space(folder: Path, need: int, what: str) -> None:
-    """Refuse to begin what cannot fit.
-
-    Args:
-        folder: where it will be written; need not exist.
-        need: bytes.
-        what: begins the message, e.g. `stage prism/align`.
-
-    Raises:
-        StageFailed: less than that is free.
-    """
-    free = shutil.disk_usage(_existing(folder)).free
+def _check_space(environment: Environment) -> None:
+    need = _needed_mb(environment)
+    free = shutil.disk_usage(_existing(environment.folder)).free // 2**20
     if free < need:
-        mine = folder.is_relative_to(cache_folder())
         raise StageFailed(
-            f"{what} needs {need / 1e6:,.0f} MB of disk space, and {folder.parent} has {free / 1e6:,.0f} MB free",
-            f"free some space, or {'set PRISM_CACHE to' if mine else 'use'} a folder on a larger disk",
+            f"the {environment.name} environment needs {need} MB, and {environment.folder.parent} has {free} MB free",
+            "free some space, or set PRISM_CACHE to a folder on a larger disk",
         )
 
 

@@ -148,7 +148,6 @@ def test_another_lock_is_another_environment(engines: TinyEngine) -> None:
     second = environments.ensure("tiny", print)
     assert first.key != second.key
     assert environments.is_built(first)
-    assert environments.fingerprint(first) != environments.fingerprint(second)
     assert environments.outdated("tiny") == [first.folder]
     assert environments.remove("tiny") == [second.folder, first.folder]
     assert not first.folder.exists()
@@ -291,10 +290,9 @@ def test_own_environment_is_used_and_never_touched(
     assert (environment.own, environment.python) == (True, own / "bin" / "python")
     assert environments.check("tiny") == ["cannot import tiny: ModuleNotFoundError: No module named 'tiny'"]
     (site,) = own.glob("lib/python3*/site-packages")
-    before = environments.fingerprint(environment)
     (site / "more-1.0.dist-info").mkdir()
     (site / "more-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: more\nVersion: 1.0\n")
-    assert environments.fingerprint(environment) != before
+    assert environments.locate("tiny").key != environment.key
     with pytest.raises(BadInput, match="your own environment"):
         environments.remove("tiny")
 
@@ -353,7 +351,7 @@ def test_version_that_the_index_lacks(engines: TinyEngine) -> None:
 def test_too_little_space_is_seen_before(engines: TinyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))  # type: ignore[attr-defined]
     failure = expect_failure("tiny")
-    assert "needs 1 MB of disk space" in failure.problem
+    assert "needs 1 MB" in failure.problem
     assert "PRISM_CACHE" in failure.fix
 
 
