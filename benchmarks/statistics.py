@@ -3,14 +3,14 @@
 Every rate gets a Wilson interval, every difference between two checkpoints a bootstrap interval and an exact McNemar
 test over the same items: two checkpoints answer the same questions, so their scores are correlated and comparing two
 separate intervals would waste most of the power. Needs numpy alone, so that prism's own process (no scipy there) and
-the engines' environments share it. With several training runs the runs are held fixed: an interval says how far the
-result would move with other items, not with other seeds; the spread over seeds is shown beside it, never hidden in it.
+the engines' environments share it. With several training runs of one recipe each item's difference is averaged over
+the runs first, and the runs are held fixed: an interval says how far the result would move with other items, not with
+other seeds; the spread over seeds is to be shown beside it, never hidden in it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -50,7 +50,8 @@ class Difference:
     low: float
     high: float
     p: float
-    """Exact two-sided McNemar p of "neither side is better" (1 without items on which the sides differ)."""
+    """Exact two-sided McNemar p of "neither side is better" (1 without items on which the sides differ); nan over
+    several runs, whose items are not independent."""
 
     @property
     def better(self) -> bool:
@@ -86,43 +87,43 @@ def wilson(hits: int, n: int, confidence: float = CONFIDENCE) -> Rate:
 
 
 def paired_difference(
-    first: Sequence[ArrayLike],
-    second: Sequence[ArrayLike],
+    first: ArrayLike,
+    second: ArrayLike,
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
 ) -> Difference:
-    """Mean of first minus second over items, averaged over runs, with a percentile bootstrap over items.
+    """Mean of first minus second over items, with a percentile bootstrap over items.
 
     Args:
-        first, second: one array [items] per run, of 0/1 scores (nan: not defined, the pair is left out), the same
-            items in the same order on both sides. Runs weigh the same, whatever their number of items.
+        first, second: [items] or [runs, items] scores of 0 and 1, nan where not defined (the pair is left out); the
+            same items in the same order on both sides and in every run.
         seed: of the bootstrap; the same input and seed give the same interval.
-        resamples: bootstrap samples, drawn within each run.
+        resamples: bootstrap samples.
         confidence: of the interval, in (0, 1).
 
     Raises:
         ValueError: the two sides do not have the same runs and items.
     """
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} runs against {len(second)}")
-    runs = [_differences(a, b) for a, b in zip(first, second, strict=True)]
-    runs = [run for run in runs if len(run)]
-    n = sum(len(run) for run in runs)
+    a, b = (np.atleast_2d(np.asarray(side, dtype=np.float64)) for side in (first, second))
+    if a.shape != b.shape or a.ndim != 2:
+        raise ValueError(f"items do not pair: {a.shape} against {b.shape}")
+    difference = (a - b)[:, ~np.isnan(a - b).all(axis=0)]
+    n = difference.shape[1]
     if n == 0:
         return Difference(0, math.nan, math.nan, math.nan, 1.0)
-    generator = np.random.default_rng(seed)
-    means = np.mean([_bootstrap_means(run, resamples, generator) for run in runs], axis=0)
+    by_item = np.nanmean(difference, axis=0)
+    means = _bootstrap_means(by_item, resamples, np.random.default_rng(seed))
     tail = (1 - confidence) / 2
     bounds: NDArray[np.float64] = np.quantile(means, [tail, 1 - tail])
-    pooled = np.concatenate(runs)
+    single = len(difference) == 1
     return Difference(
         n=n,
-        value=float(np.mean([run.mean() for run in runs])),
+        value=float(by_item.mean()),
         low=float(bounds[0]),
         high=float(bounds[1]),
-        p=mcnemar(wins=int((pooled > 0).sum()), losses=int((pooled < 0).sum())),
+        p=mcnemar(int((by_item > 0).sum()), int((by_item < 0).sum())) if single else math.nan,
     )
 
 
@@ -141,20 +142,12 @@ def mcnemar(wins: int, losses: int) -> float:
     return min(1.0, 2 * tail / 2**n)  # integers up to the division, so nothing underflows
 
 
-def _differences(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
-    """first - second on the items where both are defined."""
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"items do not pair: {a.shape} against {b.shape}")
-    difference = a - b
-    return difference[~np.isnan(difference)]
-
-
 def _bootstrap_means(values: NDArray[np.float64], resamples: int, random: np.random.Generator) -> NDArray[np.float64]:
     """Means of `resamples` bootstrap samples, [resamples].
 
-    Scores of 0 and 1 leave three distinct differences. Drawing how often each distinct value occurs (a multinomial)
-    has exactly the distribution of drawing items one by one, at a cost that does not grow with their number.
+    Scores of 0 and 1 leave few distinct differences (three in a single run). Drawing how often each distinct value
+    occurs (a multinomial) has exactly the distribution of drawing items one by one, at a cost that does not grow with
+    their number.
     """
     distinct, counts = np.unique(values, return_counts=True)
     drawn = random.multinomial(len(values), counts / len(values), size=resamples)

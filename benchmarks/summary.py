@@ -8,8 +8,8 @@ scores. What has not run yet is shown as missing, so the same code prints a half
     summary.to_json()               the object that `prism train --json` ends with
 
 Differences are paired over items and each interval stands alone (not corrected for their number). One run is one
-training seed: an interval tells how far other items could move the result, nothing about other seeds. Over several
-runs (`summarize_many`) the same differences are averaged, with the spread over seeds beside them.
+training seed: an interval tells how far other items could move the result, nothing about other seeds (see
+`benchmarks.seeds` for several runs).
 """
 
 from __future__ import annotations
@@ -22,18 +22,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.scores import METRICS, SCORES, Evaluation, read, to_json
-from benchmarks.statistics import Difference, Rate, paired_difference
+from benchmarks.statistics import Difference, paired_difference
 from integrations.common.files import read_json
 from integrations.errors import BadInput
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
-
 TREATED = "prism"
 """The arm that the others are compared with."""
 
-DIFFERED = ("answer", "perception", "reasoning")
 OWN_EVALUATOR = (
     "Scores are those of prism's own evaluator of the digits world: exact match on held-out pictures, each item asked "
     "once per protocol. lmms-eval may score the same checkpoint differently: it words the prompt, prepares the image "
@@ -126,21 +123,9 @@ class Summary:
 
     def render(self, console: Console) -> None:
         """Print the tables, the differences and what follows from them; 80 columns are enough."""
-        for protocol in self.protocols:
-            _print(console, _score_table(self, protocol, _plus_minus(console)))
-            _print(console, "")
-        if not self.protocols:
-            _print(console, "No stage is evaluated yet.")
-            return
-        _print(console, _legend(self, _plus_minus(console)))
-        if self.comparisons:
-            _print(console, "")
-            _print(console, _difference_table(self.comparisons))
-            for comparison in self.comparisons:
-                _print(console, conclusion(comparison))
-        for warning in self.warnings:
-            _print(console, f"Warning: {warning}", style="yellow")
-        _print(console, OWN_EVALUATOR, style="dim")
+        from benchmarks.tables import print_summary
+
+        print_summary(self, console)
 
 
 def summarize(run_dir: Path) -> Summary:
@@ -176,8 +161,8 @@ def conclusion(comparison: Comparison) -> str:
         verdict = f"{first} did not beat the {comparison.second} here, it did worse"
     else:
         verdict = f"{first} did not beat the {comparison.second} here"
-    detail = f"answers {_points(answer)} points, p {_p(answer.p)}, n = {answer.n}"
-    return f"{_protocol_title(comparison.protocol)}: {verdict} ({detail})."
+    detail = f"answers {points(answer)} points, p {_p(answer.p)}, n = {answer.n}"
+    return f"{protocol_title(comparison.protocol)}: {verdict} ({detail})."
 
 
 def _read_stage(run_dir: Path, name: str) -> Stage:
@@ -225,22 +210,21 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
 
 
 def compare_runs(pairs: Sequence[tuple[Evaluation, Evaluation]]) -> dict[str, Difference]:
-    """First minus second, averaged over runs; items are paired within each run."""
-    result = {}
-    for metric in METRICS:
-        columns = [_paired_columns(first, second, metric) for first, second in pairs]
-        result[metric] = paired_difference([a for a, _ in columns], [b for _, b in columns])
-    return result
+    """First minus second, averaged over runs, over the items that all were asked, by metric."""
+    common = [set(evaluation.items["id"]) for pair in pairs for evaluation in pair]
+    asked = [item for item in pairs[0][0].items["id"] if all(item in ids for ids in common)]
+    return {
+        metric: paired_difference(
+            [_column(first, metric, asked) for first, _ in pairs],
+            [_column(second, metric, asked) for _, second in pairs],
+        )
+        for metric in METRICS
+    }
 
 
-def _paired_columns(first: Evaluation, second: Evaluation, metric: str) -> tuple[list[float], list[float]]:
-    theirs = dict(zip(second.items["id"], second.items[metric], strict=True))
-    pairs = [
-        (_score(ours), _score(theirs[item]))
-        for item, ours in zip(first.items["id"], first.items[metric], strict=True)
-        if item in theirs
-    ]
-    return [a for a, _ in pairs], [b for _, b in pairs]
+def _column(evaluation: Evaluation, metric: str, asked: Sequence[str]) -> list[float]:
+    by_id = dict(zip(evaluation.items["id"], evaluation.items[metric], strict=True))
+    return [_score(by_id[item]) for item in asked]
 
 
 def _score(value: bool | None) -> float:
@@ -266,8 +250,8 @@ def _lost_captions(arms: Mapping[str, Sequence[str]], stages: Mapping[str, Stage
             if found["perception"].worse and not found["answer"].worse:
                 warnings.append(
                     f"{child.name} reads pictures worse than {parent.name} while its answers are not worse "
-                    f"({_protocol_title(protocol)}: captions {_points(found['perception'])} points, answers "
-                    f"{_points(found['answer'])}). It may have learned to answer past its captions."
+                    f"({protocol_title(protocol)}: captions {points(found['perception'])} points, answers "
+                    f"{points(found['answer'])}). It may have learned to answer past its captions."
                 )
     return warnings
 
@@ -295,80 +279,17 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _score_table(summary: Summary, protocol: str, sign: str) -> Table:
-    """One row per stage, one heading row per arm with its totals."""
-    table = _table(f"{_protocol_title(protocol)}: percent of held-out items", "stage")
-    for heading in (*METRICS, "n", "tokens", "min"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    groups: dict[str, list[Stage]] = {}
-    for stage in summary.stages.values():
-        groups.setdefault(stage.group, []).append(stage)
-    for group in sorted(groups, key=lambda g: g != "shared"):  # stable: shared first, then the arms in their order
-        totals = [""] * 2
-        if group in summary.arms:
-            tokens, seconds = summary.total(group)
-            totals = [_count(tokens), _minutes(seconds)]
-        table.add_row(group, *[""] * (len(METRICS) + 1), *totals, style="bold")
-        for stage in groups[group]:
-            table.add_row(*_stage_cells(stage, protocol, sign))
-    return table
+def _main_first(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Evaluation]]:
+    """T=1 before greedy: it is the protocol in which errors made at random show up."""
+    return sorted(evaluations.items(), key=lambda item: (-float(item[1].facts.get("temperature", 0.0)), item[0]))
 
 
-def _stage_cells(stage: Stage, protocol: str, sign: str) -> list[str]:
-    evaluation = stage.evaluations.get(protocol)
-    scores = [_percent(evaluation.rates[metric], sign) if evaluation else "-" for metric in METRICS]
-    n = str(evaluation.n) if evaluation else "-"
-    cost = [_count(stage.generated_tokens), _minutes(stage.seconds)] if stage.status == "done" else ["-", "-"]
-    return [f"  {stage.short}", *scores, n, *cost]
+def protocol_title(protocol: str) -> str:
+    return {"sample": "T=1"}.get(protocol, protocol)
 
 
-def _difference_table(comparisons: Sequence[Comparison]) -> Table:
-    table = _table(f"{comparisons[0].first} minus another arm: points, paired over items", "")
-    for heading in ("", *DIFFERED):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for comparison in comparisons:
-        cells = [_points(comparison.differences[metric]) for metric in DIFFERED]
-        table.add_row(comparison.second, _protocol_title(comparison.protocol), *cells)
-    return table
-
-
-def _table(title: str, first: str) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column(first, overflow="fold")
-    return table
-
-
-def _legend(summary: Summary, sign: str) -> str:
-    truncated = [e.rates["truncated"] for s in summary.stages.values() for e in s.evaluations.values()]
-    worst = max(rate.value for rate in truncated)
-    return (
-        f"{sign} is the wider side of the 95% Wilson interval. reasoning: the answer follows from the response's own "
-        "caption (items on which a caption supports an answer). tokens: generated in training; min: minutes of "
-        "training; an arm's own line is its total, shared stages included. Evaluation took "
-        f"{_minutes(summary.evaluation_seconds)} minutes in all. Truncated responses: at most {100 * worst:.1f}%. "
-        f"Training seed: {summary.seed}; one seed says nothing about the spread over seeds."
-    )
-
-
-def _print(console: Console, what: Any, style: str | None = None) -> None:
-    if isinstance(what, str):
-        console.print(what, style=style, markup=False, highlight=False)
-    else:
-        console.print(what)
-
-
-def _plus_minus(console: Console) -> str:
-    """Rich draws tables in plain characters where the output's encoding has no others; the same is due here."""
-    return "+-" if console.options.ascii_only else "±"
-
-
-def _percent(rate: Rate, sign: str) -> str:
-    return f"{100 * rate.value:.1f} {sign}{100 * rate.margin:.1f}" if rate.n else "-"
-
-
-def _points(difference: Difference) -> str:
+def points(difference: Difference) -> str:
+    """A difference in points with its interval, for people."""
     if not difference.n:
         return "-"
     return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
@@ -376,22 +297,3 @@ def _points(difference: Difference) -> str:
 
 def _p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f}"
-
-
-def _count(number: int) -> str:
-    if number < 1000:
-        return str(number)
-    return f"{number / 1000:.0f}k" if number < 1_000_000 else f"{number / 1_000_000:.2f}M"
-
-
-def _main_first(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Evaluation]]:
-    """T=1 before greedy: it is the protocol in which errors made at random show up."""
-    return sorted(evaluations.items(), key=lambda item: (-float(item[1].facts.get("temperature", 0.0)), item[0]))
-
-
-def _protocol_title(protocol: str) -> str:
-    return {"sample": "T=1"}.get(protocol, protocol)

@@ -60,10 +60,10 @@ def test_mcnemar_known_values():
 
 def test_difference_on_known_items():
     a, b = [1, 1, 1, 0, 0, 1, 1, 0], [1, 0, 0, 0, 1, 0, 0, 0]
-    difference = paired_difference([a], [b])
+    difference = paired_difference(a, b)
     assert (difference.n, difference.value) == (8, 3 / 8)
     assert difference.p == mcnemar(4, 1)
-    back = paired_difference([b], [a])
+    back = paired_difference(b, a)
     assert back.value == -difference.value
     assert (back.low, back.high) == pytest.approx((-difference.high, -difference.low), abs=0.03)
 
@@ -71,7 +71,7 @@ def test_difference_on_known_items():
 def test_difference_equals_drawing_items_one_by_one():
     generator = np.random.default_rng(3)
     a, b = generator.random(300) < 0.6, generator.random(300) < 0.5
-    fast = paired_difference([a], [b])
+    fast = paired_difference(a, b)
     difference = a.astype(float) - b
     drawn = difference[generator.integers(0, 300, size=(20_000, 300))].mean(axis=1)
     assert (fast.low, fast.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.005)
@@ -80,13 +80,13 @@ def test_difference_equals_drawing_items_one_by_one():
 def test_difference_repeats_with_its_seed():
     generator = np.random.default_rng(4)
     a, b = generator.random(200) < 0.6, generator.random(200) < 0.5
-    assert paired_difference([a], [b], seed=7) == paired_difference([a], [b], seed=7)
+    assert paired_difference(a, b, seed=7) == paired_difference(a, b, seed=7)
 
 
 def test_undefined_items_leave_pairs():
-    difference = paired_difference([[1, math.nan, 1, 0]], [[0, 1, math.nan, 0]])
+    difference = paired_difference([1, math.nan, 1, 0], [0, 1, math.nan, 0])
     assert (difference.n, difference.value) == (2, 0.5)
-    nothing = paired_difference([[math.nan]], [[1]])
+    nothing = paired_difference([math.nan], [1])
     assert nothing.n == 0
     assert math.isnan(nothing.value)
     assert not nothing.better
@@ -95,22 +95,31 @@ def test_undefined_items_leave_pairs():
 
 def test_items_that_do_not_pair_are_refused():
     with pytest.raises(ValueError, match="pair"):
-        paired_difference([[1, 0]], [[1]])
-    with pytest.raises(ValueError, match="runs"):
+        paired_difference([1, 0], [1])
+    with pytest.raises(ValueError, match="pair"):
         paired_difference([[1]], [[1], [0]])
 
 
 def test_equal_sides_differ_by_nothing():
-    same = paired_difference([[1, 0, 1]], [[1, 0, 1]])
+    same = paired_difference([1, 0, 1], [1, 0, 1])
     assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
     assert not same.better
     assert not same.worse
 
 
-def test_runs_weigh_the_same():
-    difference = paired_difference([[1] * 10, [0] * 1000], [[0] * 10, [0] * 1000])
-    assert difference.value == 0.5
-    assert difference.n == 1010
+def test_runs_are_averaged_item_by_item():
+    nan = math.nan
+    difference = paired_difference([[1, 1, nan, nan], [1, 0, 1, nan]], [[0, 0, 0, 1], [0, 0, 0, nan]])
+    assert difference.n == 3  # the last item is defined on no side of any run
+    assert difference.value == pytest.approx((1 + 0.5 + 1) / 3)
+    assert math.isnan(difference.p)
+
+
+def test_repeating_a_run_adds_no_certainty():
+    generator = np.random.default_rng(6)
+    a, b = generator.random(300) < 0.6, generator.random(300) < 0.5
+    once, twice = paired_difference(a, b), paired_difference([a, a], [b, b])
+    assert (twice.value, twice.low, twice.high) == pytest.approx((once.value, once.low, once.high))
 
 
 def test_difference_covers_the_truth_about_95_times_in_100():
@@ -119,6 +128,6 @@ def test_difference_covers_the_truth_about_95_times_in_100():
     for repetition in range(400):
         skill = generator.random(250)  # items differ in difficulty, so the two sides are correlated
         a, b = generator.random(250) < skill, generator.random(250) < skill**1.3
-        interval = paired_difference([a], [b], seed=repetition, resamples=1000)
+        interval = paired_difference(a, b, seed=repetition, resamples=1000)
         inside.append(interval.low <= 0.5 - 1 / 2.3 <= interval.high)
     assert 0.92 <= np.mean(inside) <= 0.98
