@@ -132,6 +132,7 @@ def training_arguments(ctx: StageContext, total: int) -> dict[str, Any]:
     """LLaMA-Factory's options for this stage; all are documented ones, nothing is left to its defaults that matters."""
     settings: SftSettings = ctx.settings
     on_cpu = ctx.machine.gpus == 0
+    workers = ctx.machine.threads if ctx.machine.threads > 1 else None
     decaying_to = {"min_lr_rate": settings.final_learning_rate} if settings.final_learning_rate else None
     arguments: dict[str, Any] = {
         "stage": "sft",
@@ -177,7 +178,11 @@ def training_arguments(ctx: StageContext, total: int) -> dict[str, Any]:
         "seed": ctx.seed,
         "data_seed": ctx.seed,
     }
-    optional = {"lr_scheduler_kwargs": decaying_to, "deepspeed": settings.deepspeed}
+    optional = {
+        "lr_scheduler_kwargs": decaying_to,
+        "deepspeed": settings.deepspeed,
+        "preprocessing_num_workers": workers,
+    }
     return arguments | {name: value for name, value in optional.items() if value is not None}
 
 

@@ -79,8 +79,12 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "rows.json").unlink(missing_ok=True)
     look = partial(examine, data_dir=args.data_dir, model=args.model, max_length=args.max_length)
-    with ProcessPoolExecutor(args.workers) as pool:
-        report = write_rows(given_rows(args.data_dir, args.pool), partial(pool.map, look, chunksize=100), args.out)
+    rows = given_rows(args.data_dir, args.pool)
+    if args.workers == 1:
+        report = write_rows(rows, partial(map, look), args.out)
+    else:
+        with ProcessPoolExecutor(args.workers) as pool:
+            report = write_rows(rows, partial(pool.map, look, chunksize=100), args.out)
     refused = bool(report["dropped"]) and args.bad_rows == "refuse"
     for row in report["dropped"]:
         print(f"{'refused' if refused else 'dropped'}: {row['row']}: {row['why']}")
