@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prism_cli.engines.environments import Environment
 
 # tests/torch runs in the alignment environment (see tests/engines/test_torch.py), the rest in prism's own.
-collect_ignore = [] if importlib.util.find_spec("torch") else ["torch"]
+collect_ignore = [] if importlib.util.find_spec("transformers") else ["torch"]
 
 
 def _built(name: str) -> Environment:
