@@ -136,17 +136,20 @@ def kill_at(adapter: StageAdapter, ctx: StageContext, environment: Environment, 
     adapter.check_inputs(ctx)
     (launch,) = adapter.render(ctx)
     follower = adapter.follow(ctx)
+    killed: list[int] = []
 
     def look() -> None:
-        if any(when(item) for item in follower.poll()):
-            for process in psutil.Process().children(recursive=True):
-                if "integrations.alignment.train" in " ".join(process.cmdline()):
-                    process.kill()
+        if killed or not any(when(item) for item in follower.poll()):
+            return
+        for process in psutil.Process().children(recursive=True):
+            if "integrations.alignment.train" in " ".join(process.cmdline()):
+                process.kill()
+                killed.append(process.pid)
 
     assert launch_code(launch, environment, ctx.attempt_dir, look, interval=0.005) != 0
 
 
-@pytest.mark.parametrize("step", [1, 3, 4])
+@pytest.mark.parametrize("step", [1, 4])
 @pytest.mark.parametrize("kind", ["discriminator", "align"])
 def test_killed_and_resumed_it_ends_in_the_same_weights(
     kind: str,
@@ -169,7 +172,7 @@ def test_killed_and_resumed_it_ends_in_the_same_weights(
     again = stage_context(tmp_path / "killed", small_world, straight.ctx.settings, **given)
     resumed = finished(adapter, again, alignment_env)
     assert not half.exists()
-    assert resumed.news[0].step >= (step // 2) * 2
+    assert resumed.news[0].step >= (step - 1) // 2 * 2, "it goes on from the checkpoint before the kill"
     assert hash_folder(again.model_dir) == hash_folder(straight.ctx.model_dir)
     assert resumed.result == straight.result
     if kind == "align":
