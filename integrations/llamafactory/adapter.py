@@ -266,6 +266,8 @@ def _train(ctx: StageContext) -> Launch:
         "TRITON_CACHE_DIR": str(cache / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "OMP_NUM_THREADS": str(ctx.machine.threads),
+        # Threads that wait asleep: spinning ones cost six times the time where another process wants the same cores.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONUNBUFFERED": "1",
     }
     if ctx.machine.gpus > 1 or ctx.settings.deepspeed:
