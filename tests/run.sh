@@ -26,9 +26,6 @@ run pytest -q -m "not engine and not pipeline"
 step "engine environments"
 run prism_cli env build
 
-step "alignment engine, in its own environment"
-run pytest -q -m torch_environment
-
 step "the whole quick pipeline, all engines"
 run pytest -q -m pipeline
 
