@@ -1,6 +1,7 @@
 """A published model is the engine's weights and, byte for byte, everything else of the base model."""
 
 import json
+import resource
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -309,3 +310,16 @@ def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left(base: Path,
     with pytest.raises(StageFailed, match="cannot write"):
         publish(engine_result(tmp_path / "out", some_weights(1)), base, tmp_path / "file" / "model")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base model", "file", "out"]
+
+
+def test_a_full_disk_is_told_and_nothing_is_left(base: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: the write fails in the middle of the weights."""
+    out = engine_result(tmp_path / "out", some_weights(1))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    try:
+        with pytest.raises(StageFailed, match=f"cannot write {tmp_path / 'model'}: File too large"):
+            publish(out, base, tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base model", "out"]
