@@ -138,10 +138,10 @@ def _legend(summary: Summary, sign: str) -> str:
     worst = max(rate.value for rate in truncated)
     return (
         f"{sign} is the wider side of the 95% Wilson interval. reasoning: the answer follows from the response's own "
-        "caption (items on which a caption supports an answer). tokens: generated in training; min: minutes of "
-        "training; an arm's own line is its total, shared stages included. Evaluation took "
-        f"{_minutes(summary.evaluation_seconds)} minutes in all. Truncated responses: at most {100 * worst:.1f}%. "
-        f"Training seed: {summary.seed}; one seed says nothing about the spread over seeds."
+        "caption (items on which a caption supports an answer). A response without the form counts as wrong. tokens: "
+        "generated in training; min: minutes of training; an arm's own line is its total, shared stages included. "
+        f"Evaluation took {_minutes(summary.evaluation_seconds)} minutes in all. Truncated responses: at most "
+        f"{100 * worst:.1f}%. Training seed: {summary.seed}; one seed says nothing about the spread over seeds."
     )
 
 

@@ -144,7 +144,7 @@ def _print_facts(store: RunStore, told: Overview, manifest: dict[str, Any]) -> N
         "data": _short(manifest.get("data", {}).get("hash")),
         "code": _code(manifest.get("code", {})),
         "engines": _listed(*((name, engine.get("key")) for name, engine in manifest.get("engines", {}).items())),
-        "machine": _listed(("cores:", machine.get("cores")), machine.get("processor"), *machine.get("gpus", [])),
+        "machine": _machine(machine),
     }
     for label, fact in facts.items():
         if fact not in ("", None):
@@ -155,6 +155,11 @@ def _print_facts(store: RunStore, told: Overview, manifest: dict[str, Any]) -> N
 def _code(code: dict[str, Any]) -> str:
     commit = f"{_short(code.get('commit'))}{' with changes' if code.get('dirty') else ''}"
     return _listed(("prism", code.get("prism")), ("commit", commit))
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    cores = f"{machine['cores']} cores" if machine.get("cores") else None
+    return _listed(cores, machine.get("processor"), *machine.get("gpus", []))
 
 
 def _listed(*facts: Any) -> str:
