@@ -1,9 +1,10 @@
-"""The batch sampler given to verl (`trainer.v1.sampler.custom_sampler`), for three things verl's own does not do.
+"""The batch sampler given to verl (`trainer.v1.sampler.custom_sampler`), for what verl's own does not do.
 
 - It looks for finished groups every few hundredths of a second instead of every 2 s, which with small models is most
   of a step's time.
 - It adds to each step's metrics what the stage must know exactly and verl does not log: accuracy and format apart,
   generated tokens, responses lost to errors, groups whose rewards are all equal and so teach nothing.
+- It keeps verl from failing on a batch whose sequences are all of one length (`keep_lengths_apart`).
 - It notices when a Ray actor has died. verl waits for responses by polling, for ever when the process that should
   deliver them is gone.
 
@@ -14,13 +15,26 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import ray.util
+import torch
 import transfer_queue  # type: ignore[import-not-found]
+from tensordict import TensorDict  # type: ignore[import-not-found]
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 SECONDS_BETWEEN_CHECKS = 2.0
+LENGTHENED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "responses": torch.clone,
+    "input_ids": torch.clone,
+    "position_ids": lambda last: last + 1,
+    "response_mask": torch.zeros_like,
+    "loss_mask": torch.zeros_like,
+    "rollout_log_probs": torch.zeros_like,
+    "rm_scores": torch.zeros_like,
+}
+"""What verl keeps per token at this point, and what stands for one token more, given the last one."""
 
 
 class Sampler(ReplayBuffer):
@@ -41,6 +55,7 @@ class Sampler(ReplayBuffer):
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if partition_id == "train":
             metrics.update(self.step_metrics(batch, batch_size))
+            keep_lengths_apart(batch)
         return batch, metrics
 
     def step_metrics(self, batch: Any, batch_size: int) -> dict[str, float]:
@@ -71,6 +86,25 @@ class Sampler(ReplayBuffer):
             if gone:
                 raise RuntimeError(f"Ray actor died while responses were awaited: {', '.join(sorted(gone))}")
         return super()._wait_for_next_poll(partition_id, last_debug_time)
+
+
+def keep_lengths_apart(batch: Any) -> None:
+    """Lengthen one response by a token that counts for nothing, if all sequences of the batch are equally long.
+
+    verl passes a sequence's position ids as one tensor (4, length) and lets torch find out which dimension differs in
+    a batch. When none does, it takes the first, and the next access fails.
+    """
+    if len({tag["seq_len"] for tag in batch.tags}) > 1:
+        return
+    key, tag = batch.keys[0], batch.tags[0]
+    stored = transfer_queue.kv_batch_get(keys=[key], partition_id=batch.partition_id, select_fields=list(LENGTHENED))
+    fields = {}
+    for name, grow in LENGTHENED.items():
+        values = stored[name].values() if stored[name].is_nested else stored[name][0]
+        fields[name] = torch.cat([values, grow(values[..., -1:])], dim=-1).unsqueeze(0)
+    transfer_queue.kv_batch_put(keys=[key], partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=1))
+    tag["response_len"] += 1
+    tag["seq_len"] += 1
 
 
 def _living_actors() -> set[str]:
