@@ -385,7 +385,11 @@ def _last_metrics(checkpoint: Path) -> dict[str, float]:
 
 
 _CAUSES = (
-    (r"No space left on device|os error 28", "the disk is full; free space and run the same command again"),
+    (
+        # torch does not say why its file could not be written; where the disk is not full it is as good as broken.
+        r"No space left on device|os error 28|PytorchStreamWriter failed|basic_ios::clear: iostream error",
+        "the disk is full; free space and run the same command again",
+    ),
     (
         r"CUDA out of memory|OutOfMemoryError",
         "GPU memory ran out; raise `gradient_accumulation`, or set `gradient_checkpointing: true`",

@@ -377,6 +377,7 @@ def test_a_loss_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
             "SafetensorError: Error while serializing: I/O error: No space left on device (os error 28)",
             "disk is full",
         ),
+        ("RuntimeError: basic_ios::clear: iostream error", "disk is full"),
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "GPU memory ran out"),
         (
             "RuntimeError: [enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory",
