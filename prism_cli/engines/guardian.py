@@ -128,7 +128,7 @@ def end_all(program: int, patience: float, grace: float) -> tuple[int | None, li
         passed = time.monotonic() - began
         if not left or passed > patience + grace + GIVE_UP:
             reap(program)
-            return code, sorted(asked.values())
+            return code, sorted(set(asked.values()))
         for pid, name in left.items():
             if passed < patience or (pid in asked and passed < patience + grace):
                 continue
