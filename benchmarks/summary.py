@@ -167,17 +167,23 @@ def conclusion(comparison: Comparison) -> str:
 
 def _read_stage(run_dir: Path, name: str) -> Stage:
     record = _record(run_dir / name)
-    result = record.get("result", {})
-    found = sorted((run_dir / "eval" / name).glob(f"*/{SCORES}"))
-    evaluations = {path.parent.name: read(path.parent) for path in found}
     return Stage(
         name=name,
         status="done" if record else "missing",
         path=run_dir / name / "model",
         seconds=float(record.get("seconds", 0.0)),
-        generated_tokens=int(result.get("generated_tokens", 0)),
-        evaluations={protocol: e for protocol, e in evaluations.items() if e is not None},
+        generated_tokens=int(record.get("result", {}).get("generated_tokens", 0)),
+        evaluations=_read_evaluations(run_dir / "eval" / name, record),
     )
+
+
+def _read_evaluations(folder: Path, stage: Mapping[str, Any]) -> dict[str, Evaluation]:
+    """A finished stage's evaluations by protocol, unless they are of an earlier result of the same stage."""
+    judged = _record(folder).get("parents", {}).get("policy", {}).get("hash")
+    if not stage or judged not in (None, stage.get("hash")):
+        return {}
+    found = {path.parent.name: read(path.parent) for path in sorted(folder.glob(f"*/{SCORES}"))}
+    return {protocol: evaluation for protocol, evaluation in found.items() if evaluation is not None}
 
 
 def _evaluated(run_dir: Path) -> list[str]:

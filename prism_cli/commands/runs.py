@@ -176,15 +176,14 @@ def _print_stages(store: RunStore, summary: Summary) -> None:
     for stage in summary.stages.values():
         folder = store.stage(stage.name)
         done = folder.done() or {}
-        parents = ", ".join(parent["stage"] for parent in done.get("parents", {}).values())
+        policy = done.get("parents", {}).get("policy", {}).get("stage", "").rsplit("/", 1)[-1]
         rates = [stage.evaluations[p].rates["answer"] if p in stage.evaluations else None for p in protocols]
         answers = [f"{100 * rate.value:.1f}" if rate else "" for rate in rates]
         state = stage.status if done else "begun" if folder.attempts() else ""
         minutes = f"{stage.seconds / 60:.1f}" if done else ""
-        result = (done.get("hash") or "")[:8]
-        rows.append([stage.name, parents, state, len(folder.attempts()), minutes, result, *answers])
-    headers = ["stage", "from", "state", "tries", "min", "result", *(_TITLES.get(p, p) for p in protocols)]
-    print_table(headers, rows, numbers=[3, 4, *range(6, 6 + len(protocols))])
+        rows.append([stage.name, policy, state, len(folder.attempts()), minutes, *answers])
+    headers = ["stage", "from", "state", "tries", "min", *(_TITLES.get(p, p) for p in protocols)]
+    print_table(headers, rows, numbers=range(3, 5 + len(protocols)))
 
 
 def _run_json(store: RunStore, told: Overview, manifest: dict[str, Any], summary: Summary | None) -> dict[str, Any]:

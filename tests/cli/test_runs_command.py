@@ -173,7 +173,7 @@ def test_show_tells_lineage_attempts_time_and_scores(runs_dir, capsys):
     ):
         assert fact in out
     words = [line.split() for line in out.splitlines()]
-    assert ["prism/rlvr", "shared/sft", "done", "2", "2.0", "dddddddd", "25.0"] in words
+    assert ["prism/rlvr", "sft", "done", "2", "2.0", "25.0"] in words
     assert ["baseline/rlvr", "0"] in words
     assert max(len(line) for line in out.splitlines() if "folder" not in line) <= 80
 

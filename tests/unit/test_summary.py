@@ -206,6 +206,17 @@ def test_unfinished_run_shows_what_is_there(tmp_path):
     assert ["rlvr", "-", "-", "-", "-", "-", "-", "-"] in [line.split() for line in rendered(summary).splitlines()]
 
 
+def test_scores_of_an_earlier_result_are_not_shown(tmp_path):
+    root = make_run(tmp_path / "digits")
+    for name, judged in (("prism/rlvr", "old"), ("baseline/rlvr", "new")):
+        write_json_in(root / name, "DONE", {"seconds": 1.0, "result": {}, "hash": "new"})
+        write_json_in(root / "eval" / name, "DONE", {"seconds": 1.0, "parents": {"policy": {"hash": judged}}})
+    summary = summarize(root)
+    assert {*summary.stages["baseline/rlvr"].evaluations} == {"greedy", "sample"}
+    assert summary.stages["prism/rlvr"].evaluations == {}
+    assert summary.comparisons == []
+
+
 def test_run_without_any_evaluation(tmp_path):
     summary = summarize(make_run(tmp_path / "digits", {}))
     assert rendered(summary).strip() == "No stage is evaluated yet."
@@ -223,6 +234,7 @@ def test_stage_run_from_another_parent_is_listed_but_not_counted(tmp_path):
     root = make_run(tmp_path / "digits")
     before = summarize(root).total("prism")
     for name in ("prism/rlvr-from-sft", "prism/rlvr.old-1"):
+        write_json_in(root / name, "DONE", {"seconds": 1.0, "result": {"generated_tokens": 7}})
         make_evaluation(root / "eval" / name, TRUTH["prism/rlvr"])
     summary = summarize(root)
     assert [s.short for s in summary.stages_of("prism")][-2:] == ["rlvr", "rlvr-from-sft"]
