@@ -17,6 +17,7 @@ its last step is whole, every row that was given was trained on in full length, 
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 import zipfile
@@ -182,6 +183,8 @@ def training_arguments(ctx: StageContext, total: int) -> dict[str, Any]:
         "lr_scheduler_kwargs": decaying_to,
         "deepspeed": settings.deepspeed,
         "preprocessing_num_workers": workers,
+        # The other processes wait while the first tokenizes, which takes longer than the half hour they would wait.
+        "ddp_timeout": 10**7 if ctx.machine.gpus > 1 else None,
     }
     return arguments | {name: value for name, value in optional.items() if value is not None}
 
@@ -265,6 +268,8 @@ def _train(ctx: StageContext) -> Launch:
         "MPLCONFIGDIR": str(cache / "matplotlib"),
         "TRITON_CACHE_DIR": str(cache / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        # The engine starts a process for every GPU that it sees.
+        "CUDA_VISIBLE_DEVICES": _visible_gpus(ctx.machine.gpus),
         "OMP_NUM_THREADS": str(ctx.machine.threads),
         # Threads that wait asleep: spinning ones cost six times the time where another process wants the same cores.
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -274,6 +279,13 @@ def _train(ctx: StageContext) -> Launch:
         env |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(max(1, ctx.machine.gpus))}
     # A name without folders: under torchrun the command line is joined and split again at spaces.
     return Launch("llamafactory", ["llamafactory-cli", "train", "train.yaml"], env, packages=(), what="training")
+
+
+def _visible_gpus(count: int) -> str:
+    """The first `count` of the GPUs that the user lets prism use."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = given.split(",") if given else [str(number) for number in range(count)]
+    return ",".join(devices[:count])
 
 
 def _yaml(arguments: Mapping[str, Any]) -> str:

@@ -102,6 +102,28 @@ def test_the_engine_sees_the_processors_tokens_and_pixels(
         assert row["labels"] == [-100] * (len(row["input_ids"]) - len(response)) + response
 
 
+def test_its_loss_is_the_models_loss(
+    small_world: World, llamafactory_env: Environment, alignment_env: Environment, tmp_path: Path
+) -> None:
+    """One step over eight rows of all kinds in one batch: padding, positions, images and labels are as they should."""
+    data = tmp_path / "data"
+    shutil.copytree(small_world.data, data)
+    (data / "images" / "large.png").write_bytes(png(500, 333))
+    rows = [json.loads(line) for line in (data / "sft.jsonl").read_text().splitlines()[:8]]
+    rows[1] |= {"images": ["images/large.png"]}
+    rows[2] |= {"images": rows[2]["images"] + ["images/large.png"] + rows[3]["images"]}
+    rows[4] |= {"images": [], "system": "Be exact."}
+    rows[5] |= {"system": "Look at the picture, then answer."}
+    (data / "sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    settings = FINE_TUNING.model_copy(update={"data": ["sft"], "steps": 1, "log_every": 1, "warmup_ratio": 0.0})
+    ctx = stage_context(tmp_path / "stage", World(data, small_world.model), settings)
+    (news,) = run_stage(SftAdapter(), ctx, llamafactory_env)
+    run_inside(alignment_env, "loss.py", [small_world.model, data / "sft.jsonl", tmp_path / "loss.json"], tmp_path)
+    expected = json.loads((tmp_path / "loss.json").read_text())
+    assert news.metrics["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
 def test_visual_tokens_are_counted_by_the_processors_rule(llamafactory_env: Environment, tmp_path: Path) -> None:
     run_inside(llamafactory_env, "image_sizes.py", [], tmp_path)
 

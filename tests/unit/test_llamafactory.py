@@ -257,6 +257,18 @@ def test_one_process_on_cpu_and_torchrun_on_several_gpus(tmp_path: Path) -> None
     assert (config["per_device_train_batch_size"], config["use_cpu"], config["full_determinism"]) == (1, False, False)
 
 
+def test_it_sees_as_many_gpus_as_it_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def visible(gpus: int) -> str:
+        return (
+            SftAdapter().render(context(tmp_path, machine=Machine(threads=1, gpus=gpus)))[1].env["CUDA_VISIBLE_DEVICES"]
+        )
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [visible(gpus) for gpus in (0, 1, 2)] == ["", "0", "0,1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    assert [visible(gpus) for gpus in (0, 1, 2)] == ["", "4", "4,5"]
+
+
 def test_the_engines_caches_stay_in_the_stage(tmp_path: Path) -> None:
     ctx = context(tmp_path)
     _, train = SftAdapter().render(ctx)
