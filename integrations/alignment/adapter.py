@@ -58,7 +58,9 @@ class _AlignmentAdapter:
         write_json(ctx.attempt_dir / "config.json", self._job(ctx))
         argv = ["python", "-m", "integrations.alignment.train", "--config", str(ctx.attempt_dir / "config.json")]
         threads = str(ctx.machine.threads)
-        env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+        # Threads that wait asleep: spinning ones slow everything down where another process wants the same cores.
+        asleep = {"OMP_WAIT_POLICY": "PASSIVE"}
+        env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", **asleep}
         return [Launch(self.engine, argv, env, what="training")]
 
     def follow(self, ctx: StageContext) -> Follower:

@@ -21,6 +21,7 @@ from integrations.alignment.prompts import Encoder, Prompt
 from integrations.alignment.seeds import derive
 from integrations.alignment.segments import Vocabulary
 from integrations.common.rows import Row
+from integrations.errors import StageFailed
 
 Seeds = Sequence[int] | Callable[[Row, int], int]
 """One seed per row, or a function of row and sample index."""
@@ -103,12 +104,18 @@ class Rollouts:
     def _decode(
         self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, keys: Sequence[int]
     ) -> list[list[int]]:
-        """Token ids of `samples` responses per prompt, prompt by prompt."""
+        """Token ids of `samples` responses per prompt, prompt by prompt.
+
+        Raises:
+            StageFailed: the model computes NaN or infinity.
+        """
         device = self.banned.device
         uniforms = torch.from_numpy(
             np.stack([np.random.Generator(np.random.Philox(key=key)).random(sampling.max_new_tokens) for key in keys])
         ).to(device)
         state = batching.read_prompts(self.model, prompts)
+        if not bool(torch.isfinite(state.last_BH).all()):
+            raise StageFailed("the model's activations are not finite", "lower the learning rate and start anew")
         state = batching.repeat(state, torch.arange(len(prompts), device=device).repeat_interleave(samples))
         language, hidden, mask, position = self.model.model.language_model, state.last_BH, state.mask_BP, state.next_B
         live = torch.arange(len(keys), device=device)
