@@ -247,7 +247,9 @@ class Execution:
         self._report(ctx.name, follower.poll())
 
     def _launch(self, ctx: StageContext, adapter: StageAdapter, launch: Launch, tick: Callable[[], None]) -> None:
-        environment = environments.ensure(launch.engine, lambda text: self.view.environment(launch.engine, text))
+        environment = environments.ensure(
+            launch.engine, lambda text: self.view.environment(launch.engine, text), self.stop
+        )
         log = ctx.attempt_dir / "engine.log"
         code = process.run(
             launch,

@@ -117,7 +117,8 @@ class Evaluation(Groundwork):
             scores = read_json(ctx.stage_dir / protocol / "scores.json")
             if scores is None or not (ctx.stage_dir / protocol / "items.parquet").is_file():
                 raise StageFailed(f"{ctx.name}: no scores for `{protocol}`", f"read the log in {ctx.attempt_dir}")
-            metrics |= {f"{protocol}/{name}": scores[name] for name in ("answer", "perception", "reasoning", "format")}
+            named = {f"{protocol}/{name}": scores[name] for name in ("answer", "perception", "reasoning", "format")}
+            metrics |= {name: value for name, value in named.items() if value is not None}  # undefined: left out
         return StageResult(step=len(ctx.settings.protocols), metrics=metrics)
 
 

@@ -12,7 +12,7 @@ from prism_cli.engines.environments import Environment
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.torch_environment
+@pytest.mark.engine
 def test_the_torch_tests_pass_in_the_alignment_environment(alignment_env: Environment) -> None:
     command = [str(alignment_env.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/torch"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

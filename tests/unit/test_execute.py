@@ -110,7 +110,7 @@ class Watching:
 def programs_for_engines(monkeypatch):
     here = Environment("alignment", "k", Path(sys.prefix), Path(sys.executable), Path(sys.executable).parent)
     monkeypatch.setattr(execute, "adapter_for", lambda kind: Program())
-    monkeypatch.setattr(execute.environments, "ensure", lambda name, report: here)
+    monkeypatch.setattr(execute.environments, "ensure", lambda name, report, stop: here)
     monkeypatch.setattr(execute.environments, "locate", lambda name: here)
     monkeypatch.setattr(execute.Execution, "_check_model", lambda self, ctx: None)
 
