@@ -1,0 +1,168 @@
+"""The policy's step: one gradient however it is parted, credit where it is due, and a reward that is followed."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from integrations.alignment import advantages as adv
+from integrations.alignment import contest
+from integrations.alignment.game import Game
+from integrations.alignment.job import Job
+from integrations.alignment.pool import read_pool
+from integrations.alignment.prompts import Encoder
+from integrations.alignment.rollout import Generation, Rollouts
+from integrations.alignment.segments import Splitter
+from integrations.alignment.session import Session
+from integrations.common.rows import Row
+from tests.torch.conftest import response
+from tests.torch.test_discriminator import build
+
+World = tuple[Path, list[Row]]
+SETTINGS = {
+    "kind": "align",
+    "teacher": "teacher",
+    "held_out": 4,
+    "prompts_per_step": 4,
+    "group_size": 4,
+    "learning_rate": 1e-3,
+    "discriminator_learning_rate": 1e-3,
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    "gradient_clip": 1.0,
+    "alpha": 0.5,
+    "credit": "per_role",
+    "format_penalty": 1.0,
+    "kl": 0.0,
+    "min_spread": 0.0,
+    "score_regulariser": 1e-3,
+    "balance": 0.01,
+    "micro_prompts": 4,
+    "check_every": 100,
+    "checkpoint_every": 100,
+    "rollout": SimpleNamespace(temperature=1.0, max_new_tokens=24, batch_size=16),
+}
+
+
+def new_game(policy: Any, encoder: Encoder, world: World, **change: Any) -> Game:
+    here = Path(".")
+    settings = SimpleNamespace(**(SETTINGS | change))
+    job = Job(settings, here, here, here, here, world[0], here, here, here, 10, 0, 1, "cpu")
+    splitter = Splitter(encoder.tokenizer)
+    pool = read_pool(world[0] / "teacher.jsonl", 4, splitter)
+    discriminator = build(policy, encoder)
+    learner = copy.deepcopy(policy)
+    session = Session(job, learner, splitter, pool, encoder, Rollouts(learner, encoder), discriminator.banned_V)
+    return Game(session, discriminator, policy)
+
+
+def written(encoder: Encoder, text: str) -> Generation:
+    ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return Generation([*ids, encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")], text, True)
+
+
+def groups_of(encoder: Encoder, count: int) -> list[list[Generation]]:
+    rng = np.random.default_rng(0)
+    return [
+        [written(encoder, response(f"{rng.integers(9)} 4", "so " * int(rng.integers(1, 4)), "7")) for _ in range(4)]
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("kl", [0.0, 0.5])
+def test_one_gradient_however_the_step_is_parted(policy: Any, encoder: Encoder, world: World, kl: float) -> None:
+    prompts = [encoder.encode(row) for row in world[1][:4]]
+    groups, rng = groups_of(encoder, 4), np.random.default_rng(1)
+    earned = adv.Advantages(rng.normal(size=(4, 4)), rng.normal(size=(4, 4)), rng.normal(size=(4, 4)), 0, 0)
+    gradients = []
+    for micro in (4, 3, 1):
+        game = new_game(policy, encoder, world, micro_prompts=micro, kl=kl, gradient_clip=1e9)
+        game.policy_optimizer.step = lambda: None  # type: ignore[method-assign]
+        if kl:
+            with torch.no_grad():
+                game.policy.lm_head.weight.mul_(1.01)
+        game._policy_step(prompts, groups, earned)
+        gradients.append({name: value.grad for name, value in game.policy.named_parameters()})
+    size = sum(value.pow(2).sum() for value in gradients[0].values()).sqrt()
+    for other in gradients[1:]:
+        for name, value in gradients[0].items():
+            assert (other[name] - value).norm() / size < 1e-4, name
+
+
+def test_each_token_is_credited_with_its_own_segment(policy: Any, encoder: Encoder, world: World) -> None:
+    game = new_game(policy, encoder, world)
+    one, two = np.array([[1.0]]), np.array([[-2.0]])
+    earned = adv.Advantages(one, two, np.zeros((1, 1)), 0, 0)
+    generation = written(encoder, response("3 4", "3+4=7", "7"))
+    weights = game._token_weights(earned, (0, 0), generation.token_ids)
+    text = [encoder.tokenizer.decode([index]) for index in generation.token_ids]
+    assert "".join(text[: int((weights == 1.0).sum())]).strip() == "<caption>3 4</caption>"
+    assert set(weights[text.index("think") :]) == {-2.0}
+
+
+def test_nothing_to_learn_moves_nothing(policy: Any, encoder: Encoder, world: World) -> None:
+    game = new_game(policy, encoder, world)
+    before = [value.clone() for value in game.policy.parameters()]
+    nothing = adv.Advantages(*(np.zeros((4, 4)) for _ in range(3)), 8, 0)
+    prompts = [encoder.encode(row) for row in world[1][:4]]
+    assert game._policy_step(prompts, groups_of(encoder, 4), nothing) == {"policy_skipped": 1.0}
+    assert all(torch.equal(a, b) for a, b in zip(before, game.policy.parameters(), strict=True))
+    assert game.policy_steps == 0
+
+
+def test_the_policy_follows_the_reward(policy: Any, encoder: Encoder, world: World) -> None:
+    """Two responses of a group, one rewarded: its share of their probability must grow."""
+    from integrations.alignment.policy import response_log_probs
+
+    game = new_game(policy, encoder, world, learning_rate=3e-4)
+    prompts = [encoder.encode(row) for row in world[1][:2]]
+    good, bad = written(encoder, response("3 4", "3+4=7", "7")), written(encoder, response("8 1", "8+1=5", "5"))
+    groups = [[good, bad], [bad, good]]
+    scores = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    earned = adv.advantages(scores, scores, np.ones((2, 2), bool), floors=(0.0, 0.0), penalty=1.0)
+
+    def preference() -> float:
+        both = [good.token_ids, bad.token_ids] * 2
+        with torch.no_grad():
+            found, _, _ = response_log_probs(game.policy, prompts, [0, 0, 1, 1], both, game.session.banned_V)
+        sums = found.sum(1)
+        return float(sums[0] - sums[1] + sums[2] - sums[3])
+
+    start = preference()
+    for _ in range(5):
+        game._policy_step(prompts, groups, earned)
+    assert preference() > start + 1
+
+
+def test_a_whole_step_counts_what_it_saw(policy: Any, encoder: Encoder, world: World) -> None:
+    game = new_game(policy, encoder, world)
+    metrics = game._one_step()  # a random policy: no response has the form
+    assert metrics["valid"] == 0
+    assert metrics["groups_all_invalid"] == 4
+    assert metrics["policy_skipped"] == 1
+    assert "discriminator_loss" not in metrics
+    assert game.generated_tokens == round(metrics["response_tokens"] * 16)
+
+
+def test_a_step_without_a_valid_response_leaves_the_discriminator_alone(
+    policy: Any, encoder: Encoder, world: World
+) -> None:
+    game = new_game(policy, encoder, world)
+    before = [value.clone() for _, value in game.discriminator.named_parameters()]
+    prompts = [encoder.encode(row) for row in world[1][:3]]
+    teachers = [game.session.pool.demonstrations.get(row["id"]) for row in world[1][:3]]
+    batch = contest.pair_up(prompts, teachers, [[None, None]] * 3)
+    scores, learnt = contest.learn(
+        game.discriminator, game.discriminator_optimizer, batch, contest.Objective(1e-3, 0.01, 1.0, 8)
+    )
+    assert learnt == {}
+    assert scores.metrics() == {}
+    assert scores.teacher_2B.shape == (2, 3)
+    after = [value for _, value in game.discriminator.named_parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
