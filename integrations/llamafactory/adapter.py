@@ -291,7 +291,7 @@ def _visible_gpus(count: int) -> str:
 def _yaml(arguments: Mapping[str, Any]) -> str:
     import yaml
 
-    return yaml.safe_dump(dict(arguments), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(dict(arguments), sort_keys=False, allow_unicode=True, width=2**20)
 
 
 def _scheduler(settings: SftSettings) -> str:

@@ -532,7 +532,7 @@ def _to_yaml(value: Mapping[str, Any]) -> str:
             return [escape(inner) for inner in item]
         return item.replace("${", "\\${") if isinstance(item, str) else item
 
-    return str(yaml.safe_dump(escape(value), sort_keys=False))
+    return str(yaml.safe_dump(escape(value), sort_keys=False, width=2**20))
 
 
 def _judge(steps: Mapping[int, Mapping[str, Any]], settings: RlvrSettings, on_cpu: bool) -> list[str]:

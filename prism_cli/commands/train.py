@@ -165,8 +165,9 @@ def _print_plan(store: RunStore, steps: list[dict[str, Any]], seed: int, as_json
         size = f", {step['steps']} steps" if "steps" in step else ""
         typer.echo(f"{step['stage']}: {step['status']}, {step['engine']}{size}{f', from {after}' if after else ''}")
         for line in [*step["commands"], *step["files"]]:
-            typer.echo(f"    {line}")
-    typer.echo(f"\nNothing was trained. What each stage would be given is in {shown_path(store.root / 'plan')}.")
+            typer.echo(f"    {line.replace(str(store.root), 'RUN')}")
+    typer.echo(f"\nRUN is {shown_path(store.root)}. Nothing was trained.")
+    typer.echo(f"What each stage would be given is in {shown_path(store.root / 'plan')}.")
 
 
 def _report(store: RunStore, as_json: bool) -> None:

@@ -56,7 +56,9 @@ def _step(store: RunStore, node: Node, seed: int, machine: Machine, ready: bool)
     ctx = _context(store, node, seed, machine)
     step["steps"] = adapter.total_steps(ctx)
     real = {str(path): str(store.stage(node.parents[role]).model_dir) for role, path in ctx.parents.items()}
-    real |= {str(ctx.attempt_dir): "ATTEMPT"}
+    stage = store.stage(node.name)
+    real[str(ctx.attempt_dir)] = str(stage.path / f"attempt-{len(stage.attempts()) + 1}")
+    real[str(ctx.stage_dir)] = str(stage.path)
     step["commands"] = [_shown(launch, real) for launch in adapter.render(ctx)]
     for path in sorted(p for p in ctx.attempt_dir.rglob("*") if p.suffix in _RENDERED):
         path.write_text(_replace(path.read_text(encoding="utf-8"), real), encoding="utf-8")
