@@ -64,7 +64,7 @@ class SftSettings(Settings):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third slower, much less memory."""
     deepspeed: str | None = None
-    """Path of a DeepSpeed configuration (JSON) to shard optimizer state, gradients or weights over several GPUs.
+    """Absolute path of a DeepSpeed configuration (JSON) to shard optimizer state, gradients or weights over GPUs.
     Needs an environment in which DeepSpeed is installed; null: every GPU holds everything."""
     deterministic: bool = False
     """On GPUs: use only deterministic kernels (slower), so that a repeated run gives the same bits. On CPU runs

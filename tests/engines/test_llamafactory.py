@@ -58,12 +58,6 @@ def test_everything_but_the_weights_is_the_base_models(fine_tuned: FineTuned, sm
         assert same == (path.suffix != ".safetensors")
 
 
-def test_it_writes_nothing_outside_the_stage(fine_tuned: FineTuned) -> None:
-    assert (fine_tuned.ctx.checkpoint_dir / "cache").is_dir()
-    written = {path.name for path in fine_tuned.ctx.attempt_dir.iterdir()}
-    assert written <= {"train.yaml", "engine.log", "import", "cache"}
-
-
 def test_the_engine_sees_the_processors_tokens_and_pixels(
     fine_tuned: FineTuned,
     small_world: World,
@@ -158,8 +152,9 @@ def test_killed_and_resumed_it_ends_in_the_same_weights_and_log(
 
     again = stage_context(tmp_path / "killed", small_world, FINE_TUNING)
     news = run_stage(adapter, again, llamafactory_env)
-    adapter.finish(again)
     assert (again.checkpoint_dir / "damaged" / "checkpoint-11").is_dir()
+    adapter.finish(again)
+    assert {path.name for path in again.checkpoint_dir.iterdir()} == {"data", "tokenized", "output"}
     assert "Resuming training from" in (again.attempt_dir / "engine.log").read_text()
     assert [item.step for item in news] == [step for step in (8, 10, 12) if step >= news[0].step]
     assert hash_folder(again.model_dir) == hash_folder(fine_tuned.ctx.model_dir)
@@ -219,12 +214,21 @@ def test_bad_rows_are_refused_by_name(small_world: World, llamafactory_env: Envi
         assert part in cause
 
 
-def test_bad_rows_are_dropped_by_name(small_world: World, llamafactory_env: Environment, tmp_path: Path) -> None:
+def test_bad_rows_are_dropped_by_name_and_nothing_is_written_outside(
+    small_world: World, llamafactory_env: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        (tmp_path / name).mkdir()
     changes = {"data": ["sft"], "steps": 2, "checkpoint_every": 2, "bad_rows": "drop"}
     ctx = stage_context(
         tmp_path / "stage", broken_pool(tmp_path, small_world), FINE_TUNING.model_copy(update=changes), seed=3
     )
+    before = {path: path.stat().st_mtime_ns for path in ctx.data_dir.rglob("*")}
     run_stage(SftAdapter(), ctx, llamafactory_env)
+    assert not [path for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME") for path in (tmp_path / name).iterdir()]
+    assert {path: path.stat().st_mtime_ns for path in ctx.data_dir.rglob("*")} == before
+
     result = SftAdapter().finish(ctx)
     assert result.rows == {"given": 24, "trained": 20, "dropped": 4}
     assert "cut (sft.jsonl, line 21)" in result.notes[0]
