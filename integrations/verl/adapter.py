@@ -33,6 +33,7 @@ from integrations.verl.settings import RlvrSettings
 METRICS = "metrics.jsonl"
 PROMPTS = "prompts.parquet"
 TRACKER = "latest_checkpointed_iteration.txt"
+CHECKPOINTS_KEPT = 2
 CPU_ROWS = 64
 """Most responses generated in one batch on a CPU; larger ones are slower for each response."""
 SAME_POLICY = 1e-3
@@ -158,6 +159,7 @@ class RlvrAdapter:
         steps = {step: row for step, row in read_metrics(ctx.stage_dir).items() if step <= total}
         notes = _judge(steps, settings, on_cpu=ctx.machine.gpus == 0)
         publish(checkpoint / "actor" / "huggingface", ctx.base_model, ctx.model_dir, parent=ctx.policy)
+        _settle_checkpoints(ctx.checkpoint_dir, total)
         _remove_scratch(ctx)
         given, kept = _prompts_given_and_kept(ctx)
         if kept < given:
@@ -220,14 +222,15 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def _settle_checkpoints(folder: Path, total: int) -> int:
-    """Delete half-written checkpoints, point verl at the newest whole one. Returns its step, 0 without any."""
-    reached = 0
-    for checkpoint in folder.glob("global_step_*"):
-        if not is_complete(checkpoint):
-            shutil.rmtree(checkpoint)
-            continue
-        step = int(checkpoint.name.removeprefix("global_step_"))
-        reached = max(reached, step if step <= total else 0)
+    """Keep the newest whole checkpoints up to step `total`, point verl at the last. Returns its step, 0 without any.
+
+    verl itself keeps the newest it has written since it was started, and leaves those of earlier attempts.
+    """
+    steps = {int(path.name.removeprefix("global_step_")): path for path in folder.glob("global_step_*")}
+    kept = sorted(step for step, path in steps.items() if step <= total and is_complete(path))[-CHECKPOINTS_KEPT:]
+    for step in steps.keys() - set(kept):
+        shutil.rmtree(steps[step])
+    reached = kept[-1] if kept else 0
     if reached:
         write_text(folder / TRACKER, str(reached))
     else:
@@ -357,7 +360,7 @@ def _configuration(ctx: StageContext, total: int, longest: int) -> dict[str, Any
             "default_local_dir": str(ctx.checkpoint_dir),
             "resume_mode": "auto",
             "save_freq": settings.checkpoint_every,
-            "max_actor_ckpt_to_keep": 2,
+            "max_actor_ckpt_to_keep": CHECKPOINTS_KEPT,
             "val_before_train": False,
             "test_freq": -1,
             "total_training_steps": total,

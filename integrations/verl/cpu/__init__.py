@@ -6,17 +6,21 @@ Trainer, advantages, losses, FSDP2, checkpoints, agent loop and reward loop are 
 - `rollout.py`: generation by transformers in a Ray actor, through `RolloutReplicaRegistry`;
 - `engine.py`: the FSDP2 engine for device `cpu`, through `EngineRegistry`, and the gloo process group.
 
-Two places have no public plug-in point, and only these two are touched (`EXCEPTIONS`); a test compares them with the
-installed verl, so that a new version fails loudly instead of misbehaving. Nothing here is used when there is a GPU,
-and a run on CPU says nothing about the vLLM rollout, NCCL, flash attention or memory on one.
+Where verl has no public plug-in point a private name is touched (`EXCEPTIONS`); a test compares each with the installed
+verl, so that a new version fails loudly instead of misbehaving. Nothing here is used when there is a GPU, and a run on
+CPU says nothing about the vLLM rollout, NCCL, flash attention or memory on one.
 """
 
 VERL_VERSION = "0.9.1"
 """The version this package was written against."""
 
 EXCEPTIONS = {
-    "verl.workers.rollout.base._ROLLOUT_REGISTRY": "private dict from (rollout name, mode) to the class in the "
-    "training worker that pushes weights; `rollout.py` adds one entry",
-    "verl.workers.config.FSDPEngineConfig.forward_only": "frozen field; `engine.py` sets it to False while a reference "
-    "model is built, because True asks for pinned memory, which needs a CUDA driver",
+    "verl.workers.rollout.base._ROLLOUT_REGISTRY": "dict from (rollout name, mode) to the class in the training worker "
+    "that pushes weights; `rollout.py` adds one entry",
+    "verl.workers.engine.fsdp.transformer_impl.FSDPEngine._build_fsdp_module": "overridden by `engine.py`, which sets "
+    "`engine_config.forward_only` (a field verl lets change) to False meanwhile: True asks for pinned memory, which "
+    "needs a CUDA driver",
+    "verl.trainer.ppo.v1.replay_buffer.ReplayBuffer._wait_for_next_poll": "overridden by `integrations.verl.sampler`, "
+    "with and without a GPU, to look for dead actors while it waits",
 }
+"""Private names of verl, and what is done with them."""

@@ -33,11 +33,11 @@ class CpuEngine(FSDPEngineWithLMHead):
 
     def _build_fsdp_module(self, module: Any) -> Any:
         forward_only = self.engine_config.forward_only
-        object.__setattr__(self.engine_config, "forward_only", False)  # frozen: one of the two recorded exceptions
+        self.engine_config.forward_only = False
         try:
             return super()._build_fsdp_module(module)
         finally:
-            object.__setattr__(self.engine_config, "forward_only", forward_only)
+            self.engine_config.forward_only = forward_only
 
 
 join_gloo_group()
