@@ -51,24 +51,20 @@ _SHOWN = {
 }
 """Names in verl's metrics file and ours."""
 
+_DIED = "the same command resumes from the last checkpoint; if it happens again, watch the machine's memory"
 _CAUSES = (
-    (r"Ray actor died while responses were awaited: (.+)", "a Ray worker died: {0}", "look for what ended it"),
-    (r"ActorDiedError|ActorUnavailableError|The actor died", "a Ray worker died", "look for what ended it"),
     (
-        r"WorkerCrashedError|worker died unexpectedly",
-        "a Ray worker process ended unexpectedly",
-        "look for what ended it",
-    ),
-    (
-        r"OutOfMemoryError|CUDA out of memory|workers? .*killed due to .*memory",
+        r"OutOfMemoryError|CUDA out of memory|[Ww]orkers?\b.*killed due to .*memory",
         "the machine ran out of memory",
         "set a smaller micro_batch_size or group_size",
     ),
     (r"No space left on device", "the disk is full", "free some space"),
+    (r"Ray actor died while responses were awaited: (.+)", "a Ray worker died: {0}", _DIED),
+    (r"ActorDiedError|ActorUnavailableError|WorkerCrashedError|worker died unexpectedly", "a Ray worker died", _DIED),
     (
         r"no materializable trajectories",
         "every response of a step was lost to an error",
-        "look for `Error in _run_prompt`",
+        "look for `Error in _run_prompt` in the log",
     ),
     (
         r"Failed to start.*raylet|raylet.*did not start|Timed out waiting for file|ConnectionError: Could not",
@@ -77,8 +73,13 @@ _CAUSES = (
     ),
     (r"exceeding\s+rollout\.prompt_length", "a prompt is longer than max_prompt_length", "raise max_prompt_length"),
     (r"Found no NVIDIA driver|No CUDA GPUs are available", "verl found no GPU", "run with 0 GPUs or repair the driver"),
-    (r"Error loading state_dict|PytorchStreamReader failed|size mismatch for", "a checkpoint could not be read", ""),
+    (
+        r"Error loading state_dict|PytorchStreamReader failed|size mismatch for",
+        "a checkpoint or the policy could not be read",
+        "delete the newest global_step folder of the stage, then run the same command",
+    ),
 )
+"""What verl and Ray say in their log, what it means, and what to do next. The first that is found counts."""
 
 
 class RlvrAdapter:
@@ -142,8 +143,7 @@ class RlvrAdapter:
         """The first known cause in the log's end."""
         for pattern, cause, fix in _CAUSES:
             if found := re.search(pattern, log_tail):
-                text = cause.format(*found.groups())
-                return f"{text}; {fix}" if fix else text
+                return f"{cause.format(*found.groups())}; {fix}"
         return None
 
     def finish(self, ctx: StageContext) -> StageResult:
