@@ -140,8 +140,9 @@ class AlignSettings(Settings):
     learning_rate: Rate = 4e-5
     """Peak learning rate of the policy's AdamW; constant after the warm-up."""
 
-    discriminator_learning_rate: Rate = 2e-4
-    """Learning rate of the discriminator's AdamW in the game."""
+    discriminator_learning_rate: Rate = 3e-4
+    """Learning rate of the discriminator's AdamW in the game. Several times the policy's: a policy that learns faster
+    than its judge finds what the judge has not seen yet and loses its captions."""
 
     warmup_steps: Natural = 5
     """Steps over which both learning rates rise linearly."""
