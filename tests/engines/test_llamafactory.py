@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zlib
 from pathlib import Path
@@ -167,7 +168,11 @@ def test_a_finished_training_is_not_repeated(fine_tuned: FineTuned, small_world:
     assert SftAdapter().finish(again) == fine_tuned.result
 
 
-def png(width: int, height: int, whole: bool = True) -> bytes:
+ROTATED = bytes.fromhex("4d4d002a00000008 0001 011200030000000100060000 00000000")
+"""Exif data that say: show the picture turned by a quarter."""
+
+
+def png(width: int, height: int, whole: bool = True, exif: bytes = b"") -> bytes:
     """A grey picture with a gradient."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -177,6 +182,7 @@ def png(width: int, height: int, whole: bool = True) -> bytes:
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 0])
     data = zlib.compress(lines)
     body = chunk(b"IDAT", data) if whole else chunk(b"IDAT", data)[: len(data) // 2]
+    body = (chunk(b"eXIf", exif) if exif else b"") + body
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + (chunk(b"IEND", b"") if whole else b"")
 
 
@@ -185,7 +191,14 @@ def broken_pool(folder: Path, world: World) -> World:
     data = folder / "data"
     shutil.copytree(world.data, data)
     rows = [json.loads(line) for line in (data / "sft.jsonl").read_text().splitlines()][:20]
-    for name, content in (("cut", png(64, 32, whole=False)), ("thin", png(64, 20)), ("text", b"no image")):
+    pictures = {
+        "cut": png(64, 32, whole=False),
+        "thin": png(64, 20),
+        "text": b"no image",
+        "turned": png(64, 32, exif=ROTATED),
+        "endless": png(6000, 29),
+    }
+    for name, content in pictures.items():
         (data / "images" / f"{name}.png").write_bytes(content)
         rows.append(rows[0] | {"id": name, "images": [f"images/{name}.png"]})
     rows.append(rows[0] | {"id": "long", "response": rows[0]["response"] * 20})
@@ -203,12 +216,13 @@ def test_bad_rows_are_refused_by_name(small_world: World, llamafactory_env: Envi
     cause = adapter.explain(ctx, "")
     assert cause is not None
     for part in (
-        "4 rows cannot be trained on",
+        "6 rows cannot be trained on",
         "cut (sft.jsonl, line 21): image images/cut.png cannot be read",
         "thin (sft.jsonl, line 22): image images/thin.png is 64 x 20 pixels",
         "text (sft.jsonl, line 23): image images/text.png cannot be read",
-        "long (sft.jsonl, line 24): ",
-        "more than max_length 256",
+        "turned (sft.jsonl, line 24): image images/turned.png is to be shown rotated",
+        "endless (sft.jsonl, line 25): image images/endless.png is 6000 x 29 pixels",
+        "and 1 more",
         "bad_rows: drop",
     ):
         assert part in cause
@@ -230,13 +244,14 @@ def test_bad_rows_are_dropped_by_name_and_nothing_is_written_outside(
     assert {path: path.stat().st_mtime_ns for path in ctx.data_dir.rglob("*")} == before
 
     result = SftAdapter().finish(ctx)
-    assert result.rows == {"given": 24, "trained": 20, "dropped": 4}
+    assert result.rows == {"given": 26, "trained": 20, "dropped": 6}
     assert "cut (sft.jsonl, line 21)" in result.notes[0]
-    assert "dropped: thin (sft.jsonl, line 22)" in (ctx.attempt_dir / "engine.log").read_text()
+    told = (ctx.attempt_dir / "engine.log").read_text()
+    assert "dropped: thin (sft.jsonl, line 22)" in told
+    assert re.search(r"dropped: long \(sft\.jsonl, line 26\): \d+ tokens, more than max_length 256", told)
     assert complete(ctx.checkpoint_dir / "output" / "checkpoint-2")
 
     report = ctx.checkpoint_dir / "data" / "rows.json"
-    told = read_json(report)
-    report.write_text(json.dumps(told | {"kept": 19}))
+    report.write_text(json.dumps(read_json(report) | {"kept": 19}))
     with pytest.raises(StageFailed, match=r"19 rows of .* tokens were given, the engine trained on 20 rows"):
         SftAdapter().finish(ctx)
