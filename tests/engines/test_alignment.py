@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -24,7 +25,8 @@ pytestmark = pytest.mark.engine
 
 ROLLOUT = RolloutSettings(max_new_tokens=64)
 WARMUP = DiscriminatorSettings(
-    held_out=16,
+    teacher="sft",  # the small world's largest pool
+    held_out=40,
     steps=6,
     prompts_per_step=4,
     learning_rate=1e-3,
@@ -33,7 +35,8 @@ WARMUP = DiscriminatorSettings(
     rollout=ROLLOUT,
 )
 GAME = AlignSettings(
-    held_out=16,
+    teacher="sft",
+    held_out=40,
     steps=6,
     prompts_per_step=4,
     group_size=4,
@@ -57,7 +60,7 @@ class Finished:
 def policy(small_world: World, alignment_env: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder as an SFT stage would leave it."""
     folder = tmp_path_factory.mktemp("half trained")
-    arguments = [small_world.data / "teacher.jsonl", small_world.model, folder / "raw", "150"]
+    arguments = [small_world.data / "sft.jsonl", small_world.model, folder / "raw", "150"]
     run_inside(alignment_env, "half_trained.py", arguments, folder)
     publish(folder / "raw", small_world.model, folder / "model")
     return folder / "model"
@@ -93,7 +96,7 @@ def aligned(
 def test_the_discriminator_learns(warmed_up: Finished) -> None:
     result = warmed_up.result
     assert result.step == 6
-    assert result.rows == {"given": 40, "trained": 24, "held_out": 16, "dropped": 0}
+    assert result.rows == {"given": 96, "trained": 56, "held_out": 40, "dropped": 0}
     assert result.metrics["held_out_pair_accuracy_total_low"] > 0.5
     steps = [item for item in warmed_up.news if item.phase == "training"]
     assert [item.step for item in steps] == [1, 2, 3, 4, 5, 6]
@@ -142,9 +145,10 @@ def kill_at(adapter: StageAdapter, ctx: StageContext, environment: Environment, 
         if killed or not any(when(item) for item in follower.poll()):
             return
         for process in psutil.Process().children(recursive=True):
-            if "integrations.alignment.train" in " ".join(process.cmdline()):
-                process.kill()
-                killed.append(process.pid)
+            with contextlib.suppress(psutil.Error):  # one that ends by itself while it is looked at
+                if "integrations.alignment.train" in " ".join(process.cmdline()):
+                    process.kill()
+                    killed.append(process.pid)
 
     assert launch_code(launch, environment, ctx.attempt_dir, look, interval=0.005) != 0
 
@@ -204,10 +208,10 @@ def test_a_finished_stage_is_not_repeated(aligned: Finished, small_world: World)
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"pool": "empty"}, "too few to hold 16 out"),
+        ({"pool": "empty"}, "too few to hold 40 out"),
         ({"pool": "no image"}, "cannot read the image"),
         ({"policy": "another"}, "scores against another policy"),
-        ({"held_out": 20}, "align holds 20 prompts out, the discriminator only 16"),
+        ({"held_out": 48}, "align holds 48 prompts out, the discriminator only 40"),
         ({"learning_rate": 1e30}, "not finite"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
@@ -222,12 +226,12 @@ def test_foreseeable_trouble_is_one_clear_error(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(small_world.data, data)
-    rows = [json.loads(line) for line in (data / "teacher.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (data / "sft.jsonl").read_text().splitlines()]
     if change.get("pool") == "empty":
         rows = [row | {"response": "no blocks"} for row in rows]
     if change.get("pool") == "no image":
         rows = [row | {"images": ["images/none.png"]} for row in rows]
-    (data / "teacher.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (data / "sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     parents = dict(aligned.ctx.parents)
     if change.get("policy") == "another":
         parents["policy"] = small_world.model
