@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from integrations.common.files import hash_folder, read_json, write_json
+from integrations.common.files import hash_file, hash_json, read_json, write_json
 from integrations.common.jsonl import JsonlTail
 from integrations.contract import Follower, Launch, Progress, StageContext, StageResult
 from integrations.errors import BadInput, StageFailed
@@ -166,9 +166,14 @@ def _count_lines(path: Path) -> int:
 
 
 def data_hash(folder: Path) -> str:
-    """What identifies the data: the world's own fingerprint, or the hash of every pool and image."""
-    world = read_json(folder / "world.json") or {}
-    return str(world.get("fingerprint") or hash_folder(folder))
+    """What identifies the data: every pool's bytes, and the name and size of every other file (images are many)."""
+    pools = {path.name: hash_file(path) for path in sorted(folder.glob("*.jsonl"))}
+    others = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in pools
+    }
+    return hash_json({"pools": pools, "files": others})
 
 
 def describe(result: StageResult) -> dict[str, Any]:
