@@ -112,7 +112,8 @@ def metrics(attempt: Path, steps: range, **changes: Any) -> None:
                 "prism/accuracy": 0.4,
                 "prism/format": 0.9,
                 "prism/silent_groups": 0.0,
-                "training/rollout_probs_diff_max": 1e-6,
+                "training/off_policy/trajectory_staleness_worst/max": 0,
+                "actor/ppo_kl": -1e-8,
                 "actor/entropy": float("nan"),
             }
             stream.write(json.dumps({"step": step, "data": values | changes}) + "\n")
@@ -429,9 +430,13 @@ def test_lost_responses_are_counted_and_judged(stage: StageContext, lost: float,
         assert notes == ([f"{lost:.0f} of 80 responses were lost to errors"] if lost else [])
 
 
-def test_responses_from_other_weights_fail_the_stage(stage: StageContext) -> None:
+@pytest.mark.parametrize(
+    "sign", [{"training/off_policy/trajectory_staleness_worst/max": 1}, {"actor/ppo_kl": 0.01}, {"actor/ppo_kl": -0.01}]
+)
+def test_responses_from_other_weights_fail_the_stage(stage: StageContext, sign: dict[str, float]) -> None:
     checkpoint(stage, 10)
-    metrics(stage.attempt_dir, range(1, 11), **{"training/rollout_probs_diff_max": 0.2})
+    metrics(stage.attempt_dir, range(1, 10))
+    metrics(stage.attempt_dir, range(10, 11), **sign)
     with pytest.raises(StageFailed, match="came from other weights"):
         RlvrAdapter().finish(stage)
 
