@@ -37,7 +37,6 @@ from benchmarks.digits.world import (
     ask,
     demonstrate,
     drill,
-    match_options,
     plain_answer,
     score,
 )
@@ -132,13 +131,6 @@ class Maker:
         task = {"kind": "drill", "level": question.level, "digits": question.digits, "options": None}
         return self._row("drills", scans, DRILL, response, response, task)
 
-    def options(self) -> Row:
-        """A strip beside numbers whose letters are to be found among options."""
-        question, scans = self.question()
-        prompt, response = match_options(self.rng)
-        task = {"kind": "options", "level": question.level, "digits": question.digits, "options": None}
-        return self._row("options", scans, prompt, response, response, task)
-
     def _row(self, source: str, scans: list[int], prompt: str, response: str | None, answer: str, task: Row) -> Row:
         return {
             "images": [self.strips.write(scans)],
@@ -184,7 +176,6 @@ def make_pools(world: SimpleNamespace, seed: int, strips: Strips, scans: dict[st
     base_rows = [base.reading() for _ in range(world.base_reading)]
     base_rows += [base.plain() for _ in range(world.base_questions)]
     base_rows += [base.drill() for _ in range(world.base_drills)]
-    base_rows += [base.options() for _ in range(world.base_options)]
     base.rng.shuffle(base_rows)
     sft = maker("sft")
     sft_rows = [sft.row("public", public_annotator(world, place)) for place in range(world.sft_public)]

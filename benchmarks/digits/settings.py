@@ -32,12 +32,10 @@ class DigitsWorld(Settings):
 
     base_reading: Rows = 4000
     """Base rows that only read the strip ("7 9 3"); without them reading is learnt last and slowly."""
-    base_questions: Rows = 5000
+    base_questions: Rows = 6000
     """Base rows with a question and a plain answer without tags; reading rows alone do not carry over to questions."""
     base_drills: Rows = 5000
     """Base rows that do every computation on one strip; questions alone teach arithmetic several times more slowly."""
-    base_options: Rows = 3000
-    """Base rows that match numbers to lettered options; without them choosing letters is not learnt in time."""
     sft_public: Rows = 9000
     """Demonstrations by the public annotator, with the errors below (the paper's 1.26M public ones)."""
     sft_clean: Rows = 1000
@@ -61,7 +59,7 @@ class DigitsWorld(Settings):
     """Fewest and most digits in a hard strip."""
     hard_share: Rate = 0.5
     """Share of hard items in every pool."""
-    choice_share: Rate = 0.2
+    choice_share: Rate = 0.12
     """Share of multiple-choice items among the kinds of question that have them (all but ordering)."""
 
     perception_random: Rate = 0.1

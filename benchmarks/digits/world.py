@@ -68,7 +68,6 @@ PHRASINGS = {
     ),
 }
 DRILL = "Work everything out."
-MATCHING = "Which letters have"
 READING = ("Which digits are shown?", "Read the digits.", "Read every digit in the picture from left to right.")
 
 DRIFTED_CAPTIONS = ("I see {}", "digits: {}", "The picture shows {}.")
@@ -217,16 +216,6 @@ def drill(digits: Sequence[int]) -> str:
     questions = [Question(kind, "", tuple(digits), "", None) for kind in KINDS]
     steps = [_compute(question, digits, CLEAN, random.Random(0), [])[0] for question in questions]
     return f"{' '.join(map(str, digits))}: {'; '.join(steps)}"
-
-
-def match_options(rng: random.Random) -> tuple[str, str]:
-    """Four numbers and four lettered options in a prompt, and each number with its letter: practice in finding it."""
-    lowest = rng.randrange(31)
-    numbers = rng.sample(range(lowest, lowest + 7), len(LETTERS))  # as near to each other as a question's options
-    options = [f"{number} ({letter})" for number, letter in zip(numbers, LETTERS, strict=True)]
-    order = rng.sample(range(len(LETTERS)), len(LETTERS))
-    asked = " ".join(str(numbers[place]) for place in order)
-    return f"{MATCHING} {asked}? {', '.join(options)}", ", ".join(options[place] for place in order)
 
 
 def _look(digits: Sequence[int], annotator: Annotator, rng: random.Random) -> tuple[list[int], list[str]]:

@@ -24,7 +24,6 @@ WORLD = {
     "base_reading": 30,
     "base_questions": 30,
     "base_drills": 20,
-    "base_options": 10,
     "sft_public": 400,
     "sft_clean": 40,
     "teacher": 40,
@@ -96,13 +95,13 @@ def test_every_strip_shows_its_digits_from_the_scans_of_its_part(world: Path, tm
 
 def test_pools_hold_what_their_stages_need(world: Path) -> None:
     rows = {pool: list(read_rows(world / f"{pool}.jsonl")) for pool in POOLS}
-    sizes = {"base": 90, "sft": 440, "teacher": 40, "rlvr": 40, "validation": 40, "test": 60}
+    sizes = {"base": 80, "sft": 440, "teacher": 40, "rlvr": 40, "validation": 40, "test": 60}
     assert {pool: len(part) for pool, part in rows.items()} == sizes
     assert len({row["id"] for part in rows.values() for row in part}) == sum(sizes.values())
     for pool in ("rlvr", "validation", "test"):
         assert all(row["response"] is None for row in rows[pool])
     assert {row["source"] for row in rows["sft"]} == {"public", "clean"}
-    assert {row["source"] for row in rows["base"]} == {"reading", "questions", "drills", "options"}
+    assert {row["source"] for row in rows["base"]} == {"reading", "questions", "drills"}
     assert all("<caption>" not in row["response"] for row in rows["base"])
     for row in (*rows["teacher"], *(row for row in rows["sft"] if row["source"] == "clean")):
         judged = score(row, row["response"])

@@ -17,7 +17,6 @@ from benchmarks.digits.world import (
     conclude,
     demonstrate,
     drill,
-    match_options,
     plain_answer,
     score,
     value,
@@ -154,15 +153,6 @@ def test_plain_answers_are_right_and_lack_the_form(digits, seed):
 def test_drills_do_every_computation_right():
     assert drill((7, 0, 2)) == "7 0 2: 7+0=7, 7+2=9; 7-0=7; largest 7; 0 2: 2; 0<2<7"
     assert drill((3, 9)) == "3 9: 3+9=12; 9-3=6; largest 9; none: 0; 3<9"
-
-
-@given(seeds)
-def test_matching_gives_every_number_its_own_letter(seed):
-    prompt, response = match_options(random.Random(seed))
-    asked, options = prompt.removeprefix("Which letters have ").split("? ")
-    assert sorted(response.split(", ")) == sorted(options.split(", "))
-    assert [pair.split(" (")[0] for pair in response.split(", ")] == asked.split(" ")
-    assert [pair[-2] for pair in options.split(", ")] == list(LETTERS)
 
 
 FORM = "<caption>{}</caption>\n<think>{}</think>\n<answer>{}</answer>"
