@@ -47,7 +47,9 @@ def train(
         str | None,
         typer.Option(help="Start a single stage from this finished stage instead.", rich_help_panel=WHAT),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Training seed; one run per seed.", rich_help_panel=WHAT)] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Training seed; one run per seed.", rich_help_panel=WHAT)
+    ] = 0,
     run: Annotated[
         str | None, typer.Option(help="The run's name. [default: RECIPE-PROFILE-sSEED]", rich_help_panel=WHERE)
     ] = None,

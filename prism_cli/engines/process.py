@@ -158,6 +158,8 @@ def engine_environment(
         "LANG": "C.UTF-8",
         "HF_HUB_OFFLINE": "1",
         "MPLCONFIGDIR": str(log.parent / "cache" / "matplotlib"),
+        # Threads that wait sleep: spinning ones are several times slower where cores are shared.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONUNBUFFERED": "1",
         "PYTHONNOUSERSITE": "1",
         # Without it `python -m` would put the working directory first on the import path.

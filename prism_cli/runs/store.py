@@ -216,7 +216,7 @@ class StageFolder:
         shutil.rmtree(self.model_dir, ignore_errors=True)
 
     def finish(self, inputs: dict[str, Any], results: list[str], record: dict[str, Any]) -> dict[str, Any]:
-        """Write DONE, the last act of a stage. `results` are the files and folders it vouches for."""
+        """Write DONE, for files and folders `results`, and give the checkpoints' space back."""
         full = {
             **record,
             "finished": _now(),
@@ -225,6 +225,7 @@ class StageFolder:
             "files": result_files(self.path, results),
         }
         write_json(self.path / "DONE", full)
+        shutil.rmtree(self.checkpoint_dir, ignore_errors=True)
         return full
 
 

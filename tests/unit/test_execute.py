@@ -176,6 +176,7 @@ def test_a_stage_that_died_resumes_from_its_checkpoint(store):
     assert [step for name, step in view.steps if name == "prism/sft"] == [4, 5]
     weights = json.loads((store.root / "prism/sft/model/model.safetensors").read_text())
     assert weights[1:] == [1, 2, 3, 4, 5]
+    assert not (store.root / "prism/sft/checkpoints").exists()  # a finished stage gives their space back
     assert len(store.stage("prism/sft").attempts()) == 2
 
 
