@@ -115,11 +115,16 @@ class _AlignmentAdapter:
         return ctx.checkpoint_dir / "result", result
 
 
-def _stage_result(result: Mapping[str, Any], notes: Sequence[str]) -> StageResult:
+def _stage_result(ctx: StageContext, result: Mapping[str, Any], notes: Sequence[str]) -> StageResult:
     metrics = {name: value for name, value in result["metrics"].items() if math.isfinite(value)}
-    dropped = result["rows"]["dropped"]
+    dropped, overlong = result["rows"]["dropped"], result["overlong_demonstrations"]
     if dropped:
         notes = (*notes, f"{dropped} demonstrations have not the three blocks and were left out")
+    if overlong:
+        limit = ctx.settings.rollout.max_new_tokens
+        notes = (*notes, f"{overlong} demonstrations are longer than a response may be ({limit} tokens); kept whole")
+    if ctx.machine.gpus > 1:
+        notes = (*notes, f"one of {ctx.machine.gpus} GPUs was used: this stage runs in one process")
     return StageResult(result["step"], result["generated_tokens"], result["rows"], metrics, notes)
 
 
@@ -154,7 +159,7 @@ class DiscriminatorAdapter(_AlignmentAdapter):
                 accuracy = metrics[f"held_out_pair_accuracy_{role}"]
                 notes.append(f"pair accuracy of {role} alone, {accuracy:.0%}, is not above chance")
         publish_discriminator(folder, ctx.base_model, ctx.model_dir)
-        return _stage_result(result, notes)
+        return _stage_result(ctx, result, notes)
 
 
 class AlignAdapter(_AlignmentAdapter):
@@ -190,7 +195,7 @@ class AlignAdapter(_AlignmentAdapter):
         skipped = result["step"] - result["policy_steps"]
         if skipped:
             notes.append(f"{skipped} of {result['step']} steps gave the policy no signal")
-        return _stage_result(result, notes)
+        return _stage_result(ctx, result, notes)
 
 
 class AlignmentFollower:

@@ -40,7 +40,15 @@ def write_result(
         "held_out": len(pool.held_out),
         "dropped": len(pool.dropped),
     }
-    content = {"step": step, "generated_tokens": generated_tokens, "rows": rows, "metrics": dict(metrics), **facts}
+    limit = job.settings.rollout.max_new_tokens
+    content = {
+        "step": step,
+        "generated_tokens": generated_tokens,
+        "rows": rows,
+        "metrics": dict(metrics),
+        "overlong_demonstrations": sum(len(item.ids) > limit for item in pool.demonstrations.values()),
+        **facts,
+    }
     write_json(partial / RESULT, content)
     for path in partial.iterdir():
         flush(path)

@@ -79,6 +79,7 @@ def leave_result(ctx: StageContext, *, value: float = 5.0, **change: Any) -> Non
     write_weights(folder / "model.safetensors", value)
     rows = {"given": 10, "trained": 6, "held_out": 4, "dropped": 0}
     content: dict[str, Any] = {"step": 20, "generated_tokens": 99, "rows": rows, "metrics": GOOD}
+    content["overlong_demonstrations"] = 0
     content |= {"stopped_early": False, "valid_before": 0.9, "policy_steps": 20}
     (folder / RESULT).write_text(json.dumps(content | change))
 
@@ -246,13 +247,15 @@ def test_alignment_that_moved_nothing_or_lost_its_form_is_refused(tmp_path: Path
 
 
 def test_alignment_is_published_in_the_base_models_format(tmp_path: Path) -> None:
-    ctx = context(tmp_path, AlignSettings(steps=20))
+    ctx = context(tmp_path, AlignSettings(steps=20), gpus=2)
     rows = {"given": 10, "trained": 5, "held_out": 4, "dropped": 1}
-    leave_result(ctx, policy_steps=18, rows=rows)
+    leave_result(ctx, policy_steps=18, rows=rows, overlong_demonstrations=3)
     result = AlignAdapter().finish(ctx)
     assert list(result.notes) == [
         "2 of 20 steps gave the policy no signal",
         "1 demonstrations have not the three blocks and were left out",
+        "3 demonstrations are longer than a response may be (96 tokens); kept whole",
+        "one of 2 GPUs was used: this stage runs in one process",
     ]
     assert {path.name for path in ctx.model_dir.iterdir()} == {path.name for path in ctx.base_model.iterdir()}
 
