@@ -1,6 +1,6 @@
 """Rows of a pool as model inputs: chat template, image patches and the true multimodal positions.
 
-Images are preprocessed once each and kept; a prompt is encoded once for its whole group of responses.
+A prompt is encoded once for its whole group of responses, and kept while there is room.
 """
 
 from __future__ import annotations
@@ -65,22 +65,24 @@ def rope_positions(is_image: np.ndarray, grids: Sequence[Sequence[int]], merge: 
 
 
 class Encoder:
-    """Rows to prompts, with what was encoded kept for the next time.
+    """Rows to prompts; the latest ones are kept for the next time.
 
     Args:
         processor: the checkpoint's transformers processor.
         data_dir: folder that the rows' image paths are relative to.
+        keep_bytes: pixels kept in memory.
     """
 
-    def __init__(self, processor: Any, data_dir: Path) -> None:
+    def __init__(self, processor: Any, data_dir: Path, keep_bytes: int = 2**30) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.data_dir = data_dir
         self.merge: int = processor.image_processor.merge_size
         self.image_token: str = processor.image_token
         self.image_id: int = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-        self._images: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.keep_bytes = keep_bytes
         self._prompts: dict[str, Prompt] = {}
+        self._kept_bytes = 0
 
     def image(self, path: str) -> tuple[torch.Tensor, torch.Tensor]:
         """An image's patches (N, patch size) float32 and grid (1, 3) int64.
@@ -88,15 +90,13 @@ class Encoder:
         Raises:
             BadInput: the file is missing or is not an image.
         """
-        if path not in self._images:
-            try:
-                with Image.open(self.data_dir / path) as opened:
-                    picture = opened.convert("RGB")
-            except OSError as error:
-                raise BadInput(f"cannot read the image {self.data_dir / path}: {error}", "rebuild the data") from error
-            features = self.processor.image_processor(images=[picture], return_tensors="pt")
-            self._images[path] = features["pixel_values"].float(), features["image_grid_thw"]
-        return self._images[path]
+        try:
+            with Image.open(self.data_dir / path) as opened:
+                picture = opened.convert("RGB")
+        except OSError as error:
+            raise BadInput(f"cannot read the image {self.data_dir / path}: {error}", "rebuild the data") from error
+        features = self.processor.image_processor(images=[picture], return_tensors="pt")
+        return features["pixel_values"].float(), features["image_grid_thw"]
 
     def text(self, row: Row) -> str:
         """The row's prompt in the chat template, ready for the response, one placeholder per image."""
@@ -111,9 +111,16 @@ class Encoder:
         Raises:
             BadInput: an image cannot be read, or the prompt's own text holds an image placeholder.
         """
-        if row["id"] not in self._prompts:
-            self._prompts[row["id"]] = self._encode(row)
-        return self._prompts[row["id"]]
+        name = str(row["id"])
+        prompt = self._prompts.pop(name, None)
+        if prompt is None:
+            prompt = self._encode(row)
+            self._kept_bytes += prompt.patches.nbytes
+        self._prompts[name] = prompt  # last in the dictionary's order: the latest used
+        while self._kept_bytes > self.keep_bytes and len(self._prompts) > 1:
+            oldest = self._prompts.pop(next(iter(self._prompts)))
+            self._kept_bytes -= oldest.patches.nbytes
+        return prompt
 
     def _encode(self, row: Row) -> Prompt:
         images = [self.image(path) for path in row["images"]]

@@ -39,6 +39,20 @@ def test_prompts_equal_the_processors_own(processor: Any, encoder: Encoder, worl
         assert np.array_equal(prompt.positions, positions[:, 0].numpy())
 
 
+def test_only_the_latest_prompts_are_kept(processor: Any, world: World) -> None:
+    rows = [row for row in world[1] if row["images"]][:6]
+    size = max(Encoder(processor, world[0]).encode(row).patches.nbytes for row in rows)
+    encoder = Encoder(processor, world[0], keep_bytes=2 * size)
+    first = encoder.encode(rows[0])
+    assert encoder.encode(rows[0]) is first
+    for row in rows[1:]:
+        encoder.encode(row)
+    again = encoder.encode(rows[0])
+    assert again is not first
+    assert torch.equal(again.patches, first.patches)
+    assert sum(prompt.patches.nbytes for prompt in encoder._prompts.values()) == encoder._kept_bytes <= 2 * size
+
+
 def test_greedy_equals_transformers_generate(
     checkpoint: Path, processor: Any, policy: Any, encoder: Encoder, world: World
 ) -> None:
