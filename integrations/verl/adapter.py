@@ -60,7 +60,7 @@ _CAUSES = (
         "set a smaller micro_batch_size or group_size",
     ),
     (r"No space left on device", "the disk is full", "free some space"),
-    (r"Ray actor died while responses were awaited: (.+)", "a Ray worker died: {0}", _DIED),
+    (r"Ray actor died: (.+)", "a Ray worker died: {0}", _DIED),
     (r"ActorDiedError|ActorUnavailableError|WorkerCrashedError|worker died unexpectedly", "a Ray worker died", _DIED),
     (
         r"no materializable trajectories",
@@ -377,6 +377,7 @@ def _configuration(ctx: StageContext, total: int, longest: int) -> dict[str, Any
                     "sampler_kwargs": {
                         "poll_interval": 0.03 if on_cpu else 0.2,
                         "group_size": settings.group_size,
+                        "last_step": total,
                     },
                 }
             },

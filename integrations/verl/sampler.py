@@ -5,14 +5,16 @@
 - It adds to each step's metrics what the stage must know exactly and verl does not log: accuracy and format apart,
   generated tokens, responses lost to errors, groups whose rewards are all equal and so teach nothing.
 - It keeps verl from failing on a batch whose sequences are all of one length (`keep_lengths_apart`).
-- It notices when a Ray actor has died. verl waits for responses by polling, for ever when the process that should
-  deliver them is gone.
+- It notices when a Ray actor has died. verl waits for responses and for its queue without a limit, for ever when the
+  process that should answer is gone.
 
 Filtering of groups (DAPO) stays with verl's class, whose arguments are passed on.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -40,22 +42,25 @@ LENGTHENED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 class Sampler(ReplayBuffer):
     """verl's synchronous sampling with a short poll, exact counts and a watch over the actors.
 
-    `sampler_kwargs`: `poll_interval` in seconds, `group_size` responses asked for per prompt.
+    `sampler_kwargs`: `poll_interval` in seconds, `group_size` responses asked for per prompt, `last_step` of the stage,
+    after which actors may leave.
     """
 
     def __init__(self, *, sampler_kwargs: Any, **kwargs: Any) -> None:
         super().__init__(sampler_kwargs=sampler_kwargs, poll_interval=float(sampler_kwargs["poll_interval"]), **kwargs)
         self.group_size = int(sampler_kwargs["group_size"])
-        self.actors: set[str] = set()
-        self.checked = 0.0
+        self.last_step = int(sampler_kwargs["last_step"])
+        self.watch: Watch | None = None
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         """As verl's; the metrics gain the keys of `step_metrics`."""
-        self.actors |= _living_actors()
+        self.watch = self.watch or Watch()
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if partition_id == "train":
             metrics.update(self.step_metrics(batch, batch_size))
             keep_lengths_apart(batch)
+        if global_steps >= self.last_step:
+            self.watch.end()
         return batch, metrics
 
     def step_metrics(self, batch: Any, batch_size: int) -> dict[str, float]:
@@ -78,14 +83,30 @@ class Sampler(ReplayBuffer):
             "prism/silent_groups": sum(len(set(scores)) == 1 for scores in groups.values()) / len(groups),
         }
 
-    def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
-        now = time.monotonic()
-        if now - self.checked > SECONDS_BETWEEN_CHECKS:
-            self.checked = now
+
+class Watch:
+    """Ends this process soon after one of the actors that were alive at the start has died.
+
+    This process is the one that holds the training together: its end ends the stage, with the actor's name in the log.
+    The names are looked up in a thread, because whoever waits for a dead actor cannot look.
+    """
+
+    def __init__(self) -> None:
+        self.actors = _living_actors()
+        self.over = threading.Event()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def end(self) -> None:
+        """Stop looking."""
+        self.over.set()
+
+    def _look(self) -> None:
+        while not self.over.wait(SECONDS_BETWEEN_CHECKS):
             gone = self.actors - _living_actors()
-            if gone:
-                raise RuntimeError(f"Ray actor died while responses were awaited: {', '.join(sorted(gone))}")
-        return super()._wait_for_next_poll(partition_id, last_debug_time)
+            if gone and not self.over.is_set():
+                print(f"Ray actor died: {', '.join(sorted(gone))}", flush=True)
+                time.sleep(1)  # Ray carries the line to the log
+                os._exit(1)
 
 
 def keep_lengths_apart(batch: Any) -> None:

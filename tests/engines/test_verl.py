@@ -184,10 +184,14 @@ def test_a_finished_stage_is_not_run_again(resumed: Resumed, small_world: World,
     assert hash_folder(again.model_dir) == before
 
 
+@pytest.mark.parametrize(
+    ("worker", "name"),
+    [("ray::AgentLoopWorker", "agent_loop_worker"), ("ray::TransferQueueC", "TransferQueueController")],
+)
 def test_a_dead_worker_ends_the_stage_with_its_name(
-    small_world: World, policy: Path, verl_env: Environment, tmp_path: Path
+    small_world: World, policy: Path, verl_env: Environment, tmp_path: Path, worker: str, name: str
 ) -> None:
-    """The worker that delivers responses: verl alone would wait for them for ever."""
+    """Those that verl alone would wait for without end: who delivers responses, and the queue they go through."""
     endless = LEARNING.model_copy(update={"steps": 500, "kl_coefficient": 0.0})
     ctx = stage_context(tmp_path / "stage", small_world, endless, parents={"policy": policy})
     adapter = RlvrAdapter()
@@ -197,7 +201,7 @@ def test_a_dead_worker_ends_the_stage_with_its_name(
 
     def kill_the_worker() -> None:
         if follower.poll() and not killed_at:
-            kill_one("ray::AgentLoopWorker")
+            kill_one(worker)
             killed_at.append(time.monotonic())
 
     assert launch_code(launch, verl_env, ctx.attempt_dir, kill_the_worker, interval=0.1) not in (0, -9)
@@ -205,7 +209,8 @@ def test_a_dead_worker_ends_the_stage_with_its_name(
     assert time.monotonic() - killed_at[0] < 120
     cause = adapter.explain(ctx, (ctx.attempt_dir / "engine.log").read_text()[-20000:])
     assert cause is not None
-    assert cause.startswith("a Ray worker died")
+    assert cause.startswith("a Ray worker died: ")
+    assert name in cause
     with pytest.raises(StageFailed, match="without a whole checkpoint of step 500"):
         adapter.finish(ctx)
 

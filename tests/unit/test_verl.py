@@ -452,7 +452,7 @@ def test_groups_that_teach_nothing_are_reported(stage: StageContext) -> None:
     ("log", "cause"),
     [
         (
-            "RuntimeError: Ray actor died while responses were awaited: agent_loop_worker_0_1f",
+            "RuntimeError: Ray actor died: agent_loop_worker_0_1f",
             "a Ray worker died: agent_loop_worker_0_1f; the same command resumes",
         ),
         ("ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing", "a Ray worker died"),

@@ -20,7 +20,5 @@ EXCEPTIONS = {
     "verl.workers.engine.fsdp.transformer_impl.FSDPEngine._build_fsdp_module": "overridden by `engine.py`, which sets "
     "`engine_config.forward_only` (a field verl lets change) to False meanwhile: True asks for pinned memory, which "
     "needs a CUDA driver",
-    "verl.trainer.ppo.v1.replay_buffer.ReplayBuffer._wait_for_next_poll": "overridden by `integrations.verl.sampler`, "
-    "with and without a GPU, to look for dead actors while it waits",
 }
 """Private names of verl, and what is done with them."""
