@@ -44,6 +44,9 @@ IMPORTED = (
 """What verl's processes spend their time importing. Not Ray, which reads what a process is to be from the environment
 when it is imported, nor what imports it: verl and its queue."""
 
+FIRST_WORKERS = 2
+"""Ray replaces a worker that fails at its start by another, without end. When so many have failed, more will."""
+
 Job = Callable[[], None]
 
 
@@ -68,6 +71,10 @@ class ForkServer:
         self.selector.register(self.woken, selectors.EVENT_READ)
         self.clients: dict[int, socket.socket] = {}
         """Connection of each worker's stand-in, by the worker's process id."""
+        self.first: list[int] = []
+        """Process ids of the first workers."""
+        self.stillborn = 0
+        """How many of them failed at once."""
 
     def serve(self, driver: Job) -> Job | int:
         """In a forked process: the job it is to do. In this process: the driver's exit code, once it has ended."""
@@ -88,6 +95,10 @@ class ForkServer:
                 else:
                     self._stand_in_left(key.data)
             code = self._reap(driver_pid)
+            if self.stillborn == FIRST_WORKERS:
+                print("Ray's workers end as soon as they start; the reason is above", file=sys.stderr, flush=True)
+                os.kill(driver_pid, signal.SIGKILL)
+                code = 1
             if code is not None:
                 for pid in self.clients:
                     with contextlib.suppress(ProcessLookupError):
@@ -107,6 +118,8 @@ class ForkServer:
             return self._forked(lambda: _work(request, streams))
         for stream in streams:
             os.close(stream)
+        if len(self.first) < FIRST_WORKERS:
+            self.first.append(pid)
         self.clients[pid] = connection
         self.selector.register(connection, selectors.EVENT_READ, pid)
         return None
@@ -144,6 +157,7 @@ class ForkServer:
                 code = os.waitstatus_to_exitcode(status)
                 if pid == driver:
                     return code if code >= 0 else 128 - code
+                self.stillborn += code != 0 and pid in self.first
                 if pid in self.clients:
                     with contextlib.suppress(OSError):
                         self.clients[pid].sendall((code if code >= 0 else 128 - code).to_bytes(4, "big"))
