@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.live import Live
 
-SHOWN_FIRST = ("reward", "loss", "accuracy")
+SHOWN_FIRST = ("reward", "loss", "answer", "accuracy", "format", "valid", "margin_perception", "margin_reasoning")
 """Metrics in the order of preference for the one that fits on a line."""
 
 
