@@ -95,8 +95,12 @@ class _Running:
 
     def figure(self) -> str:
         """The one metric that fits on a line, e.g. `loss 0.5312`."""
-        name = next((m for m in SHOWN_FIRST if m in self.metrics), next(iter(self.metrics), None))
-        return f"{name} {self.metrics[name]:.4g}" if name is not None else ""
+        return next(iter(self.figures()), "")
+
+    def figures(self) -> list[str]:
+        """The metrics, those of most interest first, e.g. `loss 0.5312`."""
+        order = [*(m for m in SHOWN_FIRST if m in self.metrics), *(m for m in self.metrics if m not in SHOWN_FIRST)]
+        return [f"{name} {self.metrics[name]:.4g}" for name in order]
 
 
 def speed(rate: float | None) -> str:
@@ -273,7 +277,7 @@ class PlainView:
             parts = [
                 f"{step}/{total}",
                 "" if phase == "training" else phase,
-                *(f"{key} {value:.4g}" for key, value in list(stage.metrics.items())[:3]),
+                *stage.figures()[:3],
                 speed(stage.rate()),
                 f"{left} left" if left else "",
             ]
