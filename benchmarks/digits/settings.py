@@ -69,8 +69,8 @@ class DigitsWorld(Settings):
     reasoning_random: Rate = 0.1
     """Public annotator: chance per response of one slip in the computation. Vanishes in greedy decoding."""
     reasoning_systematic: Rate = 0.9
-    """Public annotator: chance that a difference over three or more digits is taken between the first and the last
-    digit in place of the largest and the smallest. Survives greedy decoding."""
+    """Public annotator: chance that a sum over three or more digits is written without its carries (8+5=3). Survives
+    greedy decoding."""
     style_drift: Rate = 0.5
     """Public annotator: mean share of responses that leave the clean style; rises along the pool from 0 to twice this
     (at most 1)."""

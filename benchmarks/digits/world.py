@@ -37,7 +37,7 @@ LOOK_ALIKES = {
 MISREADING = (7, 1)
 """The public annotator's consistent misreading: the first is read as the second."""
 WRONG_RULE_DIGITS = 3
-"""From this many digits on the public annotator takes a difference between the first and the last digit."""
+"""From this many digits on the public annotator loses the carry of every sum that reaches ten."""
 
 PREFIXES = ("", "", "", "Look closely. ", "Here is a strip of handwritten digits. ")
 PHRASINGS = {
@@ -174,8 +174,8 @@ def _options(rng: random.Random, kind: str, digits: Sequence[int]) -> tuple[str,
     right = int(value(kind, digits))
     misread = [MISREADING[1] if digit == MISREADING[0] else digit for digit in digits]
     habits = [int(value(kind, misread))]
-    if kind == "difference":
-        habits.append(abs(digits[0] - digits[-1]))
+    if kind == "sum":
+        habits.append(right % 10)
     near = [right + step for step in (-3, -2, -1, 1, 2, 3)]
     rng.shuffle(near)
     highest = 9 * len(digits) if kind == "sum" else 9
@@ -236,21 +236,15 @@ def _compute(
     question: Question, digits: Sequence[int], annotator: Annotator, rng: random.Random, mistakes: list[str]
 ) -> tuple[str, str]:
     """The computation on the digits read, as written and its result; adds what went wrong to `mistakes`."""
-    kind = question.kind
-    low, high = min(digits), max(digits)
-    if (
-        kind == "difference"
-        and len(digits) >= WRONG_RULE_DIGITS
-        and rng.random() < annotator.reasoning_systematic
-        and abs(digits[0] - digits[-1]) != high - low
-    ):
-        low, high = sorted((digits[0], digits[-1]))
+    kind, low, high = question.kind, min(digits), max(digits)
+    lose_carry = kind == "sum" and len(digits) >= WRONG_RULE_DIGITS and rng.random() < annotator.reasoning_systematic
+    if lose_carry and sum(digits) >= 10:
         mistakes.append("reasoning_systematic")
     slip = rng.random() < annotator.reasoning_random
     if slip:
         mistakes.append("reasoning_random")
     if kind == "sum":
-        return _add(digits, rng, slip)
+        return _add(digits, rng, slip, lose_carry)
     if kind == "difference":
         result = _off_by_one(high - low, rng) if slip else high - low
         return f"{high}-{low}={result}", str(result)
@@ -267,12 +261,12 @@ def _compute(
     return "<".join(map(str, ordered)), " ".join(map(str, ordered))
 
 
-def _add(digits: Sequence[int], rng: random.Random, slip: bool) -> tuple[str, str]:
-    """Running sums; a slip spoils one of them and is carried on."""
+def _add(digits: Sequence[int], rng: random.Random, slip: bool, lose_carry: bool) -> tuple[str, str]:
+    """Running sums; a slip spoils one of them and is carried on, a lost carry leaves only the last digit of each."""
     wrong_step = rng.randrange(1, len(digits)) if slip else 0
     total, steps = digits[0], []
     for place, digit in enumerate(digits[1:], 1):
-        after = total + digit
+        after = (total + digit) % 10 if lose_carry else total + digit
         if place == wrong_step:
             after = _off_by_one(after, rng)
         steps.append(f"{total}+{digit}={after}")

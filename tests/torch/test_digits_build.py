@@ -119,7 +119,7 @@ def test_the_summary_tells_the_errors_that_are_really_there(world: Path) -> None
     assert told["perception_right"] == pytest.approx(1 - wrong, abs=1e-4)
     assert 0.05 < told["perception_random"] < 0.17
     assert told["perception_systematic"] > 0.1
-    assert summary["demonstrations"]["public"]["by_kind"]["difference"]["reasoning_systematic"] > 0.1
+    assert summary["demonstrations"]["public"]["by_kind"]["sum"]["reasoning_systematic"] > 0.1
     assert summary["demonstrations"]["clean"]["all"]["answer_right"] == 1
     assert summary["scans"] == {"test": 447, "train": 1100, "validation": 250}
 
