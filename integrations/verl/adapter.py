@@ -507,6 +507,7 @@ def _environment(ctx: StageContext) -> dict[str, str]:
         env |= {
             "VERL_USE_EXTERNAL_MODULES": "integrations.verl.cpu.platform",
             "VERL_PLATFORM": "cpu",
+            "TQ_NUM_THREADS": str(ctx.machine.threads),
             # Idle workers that Ray starts in advance, one per logical processor, only compete for the real ones.
             "RAY_enable_worker_prestart": "0",
             "RAY_prestart_worker_first_driver": "0",
