@@ -12,10 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from integrations.alignment.rollout import Sampling
+
 if TYPE_CHECKING:
     from integrations.alignment.settings import RolloutSettings
-
-from integrations.alignment.rollout import Sampling
 
 
 @dataclass(frozen=True)
