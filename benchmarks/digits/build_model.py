@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +28,7 @@ from transformers import (
     set_seed,
 )
 
+from integrations.common.files import whole_folder
 from integrations.common.rows import read_rows
 
 SPECIAL = (
@@ -274,20 +273,8 @@ def build(model: SimpleNamespace, data: Path, out: Path) -> dict[str, Any]:
     Raises:
         FileExistsError: `out` exists already.
     """
-    if out.exists():
-        raise FileExistsError(f"{out} exists already; remove it to build the model anew")
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        summary = write_model(model, data, partial)
-        for path in partial.iterdir():
-            with path.open("rb") as written:
-                os.fsync(written.fileno())
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return summary
+    with whole_folder(out) as partial:
+        return write_model(model, data, partial)
 
 
 def main() -> None:

@@ -13,9 +13,7 @@ import argparse
 import hashlib
 import io
 import json
-import os
 import random
-import shutil
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,6 +38,7 @@ from benchmarks.digits.world import (
     plain_answer,
     score,
 )
+from integrations.common.files import whole_folder
 
 SIDE = 32
 """Pixels of one digit: patch 16 times merge 2, so one digit is one visual token."""
@@ -280,18 +279,8 @@ def build(world: SimpleNamespace, seed: int, out: Path) -> Row:
     Raises:
         FileExistsError: `out` exists already.
     """
-    if out.exists():
-        raise FileExistsError(f"{out} exists already; remove it to build the world anew")
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        summary = write_world(world, seed, partial)
-        os.sync()  # once for thousands of small files, before the rename makes them count
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return summary
+    with whole_folder(out) as partial:
+        return write_world(world, seed, partial)
 
 
 def main() -> None:
