@@ -169,7 +169,10 @@ def _print_plan(store: RunStore, steps: list[dict[str, Any]], seed: int, as_json
         for line in [*step["commands"], *step["files"]]:
             typer.echo(f"    {line.replace(str(store.root), 'RUN')}")
     typer.echo(f"\nRUN is {shown_path(store.root)}. Nothing was trained.")
-    typer.echo(f"What each stage would be given is in {shown_path(store.root / 'plan')}.")
+    if any(step["files"] for step in steps):
+        typer.echo(f"What each stage would be given is in {shown_path(store.root / 'plan')}.")
+    else:
+        typer.echo("Configurations depend on the data and the first policy, and are rendered once those are here.")
 
 
 def _report(store: RunStore, as_json: bool) -> None:
