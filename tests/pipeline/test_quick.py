@@ -5,7 +5,6 @@ the run.
 """
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -24,6 +23,8 @@ ARMS = {
     "control": ["base", "sft", "rlvr"],
 }
 KILLED = "prism/align"
+CHECKPOINT = 10
+"""Steps between that stage's checkpoints in the quick profile."""
 
 
 def prism(runs, *words):
@@ -61,7 +62,7 @@ def run(tmp_path_factory):
     with log.open("w") as stream:
         first = subprocess.Popen(prism(runs), stdout=stream, stderr=stream)
         try:
-            wait_for_step(folder, KILLED, 2, first)
+            wait_for_step(folder, KILLED, CHECKPOINT + 2, first)
         except BaseException:
             print(log.read_text()[-4000:])
             raise
@@ -92,8 +93,11 @@ def test_every_policy_has_scores_with_intervals(result):
                 scores = stage["scores"][protocol]
                 assert scores["n"] > 0
                 for metric in ("answer", "perception", "reasoning", "format"):
+                    if scores[metric] is None:  # no response had a caption that supports an answer
+                        assert (metric, name) == ("reasoning", "base")
+                        continue
                     low, high = scores["ci"][metric]
-                    assert 0 <= low <= scores[metric] <= high <= 1 or math.isnan(scores[metric])
+                    assert 0 <= low <= scores[metric] <= high <= 1
 
 
 def test_the_policy_learned_the_form_and_some_of_the_world(result):
@@ -115,7 +119,7 @@ def test_the_killed_stage_was_resumed_not_begun_again(run):
     second = [
         e for e in events(run) if e["event"] == "progress" and e["stage"] == KILLED and e["time"] >= launches[1]["time"]
     ]
-    assert min(e["step"] for e in second) > 1
+    assert min(e["step"] for e in second) == CHECKPOINT + 1
 
 
 def test_the_chain_of_hashes_is_whole(run):
