@@ -12,8 +12,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from engine_stage import run_inside
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(3600)]
 
@@ -145,3 +147,21 @@ def test_the_same_command_again_runs_nothing(run):
 def test_all_weights_differ_from_their_parents(run):
     hashes = [json.loads(p.read_text())["hash"] for p in run.glob("*/*/DONE") if p.parent.parent.name != "eval"]
     assert len(set(hashes)) == len(hashes)
+
+
+def test_each_engines_result_is_the_same_model_in_every_environment(
+    run, tmp_path, alignment_env, llamafactory_env, verl_env
+):
+    models = [run / stage / "model" for stage in ("shared/sft", "prism/align", "prism/rlvr")]
+    seen = {}
+    for environment in (alignment_env, llamafactory_env, verl_env):
+        out = tmp_path / f"{environment.name}.npz"
+        run_inside(environment, "logits.py", [out, run / "data/pools/sft.jsonl", *models], tmp_path)
+        seen[environment.name] = dict(np.load(out))
+    here = seen.pop("alignment")
+    for there in seen.values():
+        for number in range(len(models)):
+            np.testing.assert_array_equal(there[f"ids-{number}"], here[f"ids-{number}"])
+            real = here[f"mask-{number}"].astype(bool)
+            logits, others = here[f"logits-{number}"][real], there[f"logits-{number}"][real]
+            np.testing.assert_allclose(others, logits, rtol=0, atol=1e-5)
