@@ -62,7 +62,7 @@ def wait_for_new_stage(process: subprocess.Popen[bytes], run: Path, seen: dict[s
     while process.poll() is None:
         running = {s: t for s, t in under_way(run).items() if s not in seen and t > began}
         for stage in running:
-            if moved(run, stage) or time.time() - running[stage] > 20:
+            if moved(run, stage) or time.time() - running[stage] > 4:
                 return stage
         time.sleep(0.3)
     return None
