@@ -93,8 +93,9 @@ def _mean_table(found: SeedSummary, protocol: str) -> Table:
     for heading in METRICS:
         table.add_column(heading, justify="right", no_wrap=True)
     for stage in found.stage_names:
-        cells = [_mean(found.rates(stage, protocol, metric)) for metric in METRICS]
-        table.add_row(stage, *cells)
+        rates = [found.rates(stage, protocol, metric) for metric in METRICS]
+        if any(rates):  # a discriminator has no scores
+            table.add_row(stage, *map(_mean, rates))
     return table
 
 
