@@ -57,7 +57,7 @@ def train(
         Path, typer.Option(envvar="PRISM_RUNS", help="Folder that holds the runs.", rich_help_panel=WHERE)
     ] = Path("runs"),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write and print what would run; start nothing.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--dry-run", help="Write and print what would run; train nothing.", rich_help_panel=OUTPUT)
     ] = False,
     json_: Annotated[
         bool, typer.Option("--json", help="Print one JSON object at the end and nothing else.", rich_help_panel=OUTPUT)

@@ -112,8 +112,7 @@ class Execution:
     def _run_node(self, node: Node) -> None:
         folder = self.store.stage(node.name)
         adapter = adapter_for(node.kind)
-        steps = self._steps(node)
-        inputs = self._inputs(node, adapter, steps)
+        inputs = self._inputs(node, adapter)
         if folder.is_current(inputs):
             self.store.event("stage_skipped", stage=node.name)
             self.view.stage_finished(node.name, "unchanged", 0.0, "")
@@ -126,21 +125,17 @@ class Execution:
         folder.clear_result()
         self._check_space(node)
         if not node.token_budget_of:
-            result = self._attempt(node, folder, adapter, steps)
+            result = self._attempt(node, folder, adapter, node.steps)
         else:
             result = self._attempt_within_budget(node, folder, adapter)
         self._record(node, folder, inputs, result, time.monotonic() - started)
 
-    def _steps(self, node: Node) -> int | None:
-        """Optimizer steps where they differ from the settings' own; None where they do not (or depend on tokens)."""
-        return node.settings.steps + node.extra_steps if node.extra_steps else None
-
-    def _inputs(self, node: Node, adapter: StageAdapter, steps: int | None) -> dict[str, Any]:
+    def _inputs(self, node: Node, adapter: StageAdapter) -> dict[str, Any]:
         """Everything that decides the result; a finished stage with equal inputs is not run again."""
         inputs = {
             "kind": node.kind,
             "settings": node.settings.model_dump(mode="json"),
-            "steps": steps,
+            "steps": node.steps,
             "seed": self.seed,
             "engine": environments.locate(adapter.engine).key,
             "parents": {role: self._hash(name) for role, name in node.parents.items()},

@@ -42,6 +42,11 @@ class Node:
         return self.name.rsplit("/", 1)[-1]
 
     @property
+    def steps(self) -> int | None:
+        """Optimizer steps where they differ from the settings' own; None where they do not (or depend on tokens)."""
+        return self.settings.steps + self.extra_steps if self.extra_steps else None
+
+    @property
     def requires(self) -> tuple[str, ...]:
         """Nodes that must be finished before this one starts."""
         first = () if self.kind == DATA else (DATA,)

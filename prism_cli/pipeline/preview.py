@@ -89,7 +89,7 @@ def _context(store: RunStore, node: Node, seed: int, machine: Machine) -> StageC
         data_dir=store.root / DATA / "pools",
         seed=seed,
         machine=machine,
-        gradient_steps=node.settings.steps + node.extra_steps if node.extra_steps else None,
+        gradient_steps=node.steps,
     )
 
 
