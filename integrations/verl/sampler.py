@@ -13,11 +13,12 @@ Filtering of groups (DAPO) stays with verl's class, whose arguments are passed o
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray.util
@@ -77,11 +78,16 @@ class Sampler(ReplayBuffer):
             "prism/responses": responses,
             "prism/lost": batch_size * self.group_size - responses,
             "prism/generated_tokens": sum(tag["response_len"] for tag in batch.tags),
-            "prism/reward": sum(reward["score"] for reward in rewards) / responses,
-            "prism/accuracy": sum(reward["accuracy"] for reward in rewards) / responses,
-            "prism/format": sum(reward["format"] for reward in rewards) / responses,
+            "prism/reward": _mean([reward["score"] for reward in rewards]),
+            "prism/accuracy": _mean([reward["accuracy"] for reward in rewards]),
+            "prism/format": _mean([reward["format"] for reward in rewards]),
             "prism/silent_groups": sum(len(set(scores)) == 1 for scores in groups.values()) / len(groups),
         }
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The same for the same values in any order: responses come back in the order in which they ended."""
+    return math.fsum(values) / len(values)
 
 
 class Watch:
