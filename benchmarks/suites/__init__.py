@@ -39,13 +39,13 @@ class Benchmark(Settings):
     tasks: list[str] = Field(min_length=1)
     """lmms-eval tasks of ours, one cell each. The benchmark's score is the mean over tasks of the share of correct
     responses."""
-    also: list[str] = []
+    also: list[str] = Field(default_factory=list)
     """Further numbers reported beside the score, by the names of `benchmarks.metrics`."""
     judge: bool = False
     """An LLM judge is asked about answers that rules cannot decide."""
     max_new_tokens: int = Field(ge=1)
     """Longest response in tokens."""
-    items: dict[str, int] = {}
+    items: dict[str, int] = Field(default_factory=dict)
     """Items in each task's published split, for the completeness check; empty: whatever the data holds."""
 
 
