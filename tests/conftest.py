@@ -41,6 +41,11 @@ def verl_env() -> Environment:
     return _built("verl")
 
 
+@pytest.fixture(scope="session")
+def lmms_eval_env() -> Environment:
+    return _built("lmms_eval")
+
+
 class TinyEngine:
     """An engine `tiny` with one tiny package, which comes from a folder instead of a package index."""
 

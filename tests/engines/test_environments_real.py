@@ -21,7 +21,7 @@ from prism_cli.engines.environments import Environment
 
 pytestmark = pytest.mark.engine
 
-ENGINES = ("alignment", "llamafactory", "verl")
+ENGINES = ("alignment", "llamafactory", "lmms_eval", "verl")
 
 # Four tasks that never end, in workers that Ray's daemons have started.
 RAY = """

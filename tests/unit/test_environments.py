@@ -406,7 +406,7 @@ def test_requirement_that_cannot_be_met_leaves_the_lock_alone(engines: TinyEngin
 
 
 def test_engines_share_one_torch() -> None:
-    assert environments.names() == ["alignment", "llamafactory", "verl"]
+    assert environments.names() == ["alignment", "llamafactory", "lmms_eval", "verl"]
     for package in ("torch", "torchvision"):
         assert len({environments.pins(name)[package] for name in environments.names()}) == 1
 

@@ -17,6 +17,7 @@ ENGINE_LIBRARIES = {"torch", "transformers", "verl", "ray", "llamafactory", "lmm
 INSIDE_AN_ENGINE = (
     "integrations/alignment/",
     "integrations/llamafactory/prepare.py",
+    "integrations/lmms_eval/inside/",
     "integrations/verl/cpu/",
     "integrations/verl/sampler.py",
     "benchmarks/digits/build_",
