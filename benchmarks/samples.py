@@ -139,18 +139,23 @@ def cell_facts(
 def write_cell(folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
     """Write both files, cell.json last.
 
+    The folder changes only once the new rows are on the disk: a full disk leaves an earlier cell as it was.
+
     Args:
         folder: created.
         rows: one mapping per response; a column that is left out is null.
         facts: the whole content of cell.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CELL).unlink(missing_ok=True)
     temporary = folder / f".{SAMPLES}.{os.getpid()}.tmp"
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA), temporary, compression="zstd")
-    with temporary.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(temporary, folder / SAMPLES)
+    try:
+        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA), temporary, compression="zstd")
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        (folder / CELL).unlink(missing_ok=True)
+        os.replace(temporary, folder / SAMPLES)
+    finally:
+        temporary.unlink(missing_ok=True)
     write_json(folder / CELL, dict(facts))
 
 
