@@ -1,4 +1,4 @@
-"""`prism runs`: what runs there are, what one of them is made of, and removing one.
+"""`prism runs`: what runs there are, what one of them is made of, how its stages drift, and removing one.
 
 Reads the runs' folders only, so it works on runs that other machines made, while one is training, and on damaged ones.
 """
@@ -62,6 +62,33 @@ def show(
         _show_one(names[0], runs_dir, json_)
     else:
         _show_mean(names, runs_dir, json_)
+
+
+@app.command()
+def drift(name: Name, runs_dir: RunsDir = Path("runs"), json_: Json = False) -> None:
+    """Show how responses change from stage to stage, and how far they are from the demonstrations.
+
+    Reads what `prism eval` has scored in the run. Perception and reasoning apart where the benchmark measures them;
+    everywhere counts of what captions and reasonings hold, which are proxies.
+    """
+    from benchmarks.drift import drift as drift_of
+    from benchmarks.samples import find_cells
+    from integrations.errors import BadInput
+    from prism_cli.runs.overview import find_run
+
+    store = find_run(runs_dir, name)
+    cells = find_cells(store.root / "eval")
+    if not cells:
+        raise BadInput(f"no stage of run `{name}` is evaluated yet", f"run `prism eval --run {name}` first")
+    found = drift_of(store.root, cells)
+    if json_:
+        _print_json({"run": name, **found})
+        return
+    from rich.console import Console
+
+    from benchmarks.drift.tables import print_drift
+
+    print_drift(found, Console(highlight=False))
 
 
 @app.command()
