@@ -24,8 +24,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,6 +44,10 @@ LONGEST_REPLY = 1 << 20
 """Bytes of an HTTP reply that are read; a longer one is an error."""
 LONGEST_WAIT = 30.0
 """Seconds waited between two attempts at most, whatever the server asks for."""
+FEW_ATTEMPTS = 30
+MOST_FAULTS = 0.25
+"""Share of attempts, of at least FEW_ATTEMPTS, that a server may fail before it is left alone: attempts are repeated,
+so that verdicts may still come, but a server in this state is not to be trusted with thousands of questions."""
 _AGAIN = {408, 425, 429, 500, 502, 503, 504, 529}
 """Status codes after which the same request may succeed."""
 
@@ -84,6 +88,8 @@ class Reply:
     seconds: float = 0.0
     """From the first attempt to the end, waits included."""
     attempts: int = 1
+    faults: int = 0
+    """Attempts that the server failed: no connection, no answer in time, 5xx, a body that makes no sense."""
 
 
 class Judge:
@@ -95,6 +101,8 @@ class Judge:
         key_variable: environment variable that holds the key; None: OPENAI_API_KEY where it is safe to send.
         timeout: seconds of one attempt.
         attempts: per question, where a failure may pass (no connection, timeout, 429, 5xx).
+        patience: seconds before the second attempt, four times as many before each further one; longer where the
+            server asks for it.
         concurrency: questions under way at the same time.
         extra: further fields of every request, e.g. `{"chat_template_kwargs": {"enable_thinking": False}}`.
         transport: of httpx, in tests.
@@ -111,6 +119,7 @@ class Judge:
         key_variable: str | None = None,
         timeout: float = 120.0,
         attempts: int = 3,
+        patience: float = 0.5,
         concurrency: int = 8,
         extra: Mapping[str, Any] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -118,7 +127,8 @@ class Judge:
         self.url = _base_url(url)
         self.wanted = model
         self.key_variable = key_variable
-        self.timeout, self.attempts, self.concurrency = timeout, max(1, attempts), max(1, concurrency)
+        self.timeout, self.attempts, self.patience = timeout, max(1, attempts), patience
+        self.concurrency = max(1, concurrency)
         self.extra = dict(extra or {})
         self._transport = transport
         self._key()
@@ -219,7 +229,7 @@ class Judge:
                     status, body, _ = await _exchange(client, "GET", f"{self.url}/models", None)
             except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
                 raise BadInput(
-                    f"no judge answers at {self.url}: {self.hide_key(_cause(error))}",
+                    f"no judge answers at {self.url}: {printable(self.hide_key(_cause(error)))}",
                     "start one with `prism judge serve`, correct the address, or do without (--rules-only)",
                 ) from None
         if status in (401, 403):
@@ -242,32 +252,54 @@ class Session:
         """Ask for a verdict, more than once where a failure may pass. Never raises for what the server does."""
         began = time.monotonic()
         body = json.dumps(self.judge.payload(question)).encode()
+        faults = 0
         for attempt in range(1, self.judge.attempts + 1):
-            reply, wait = await self._attempt(body, question.ticket, attempt)
+            reply, wait = await self._attempt(body, question.ticket, self.judge.patience * 4 ** (attempt - 1))
+            faults += reply.faults
             if wait is None or attempt == self.judge.attempts:
                 break
             await asyncio.sleep(min(LONGEST_WAIT, wait))
         problem = None if reply.problem is None else printable(self.judge.hide_key(reply.problem))
-        seconds = time.monotonic() - began
-        return Reply(reply.verdict, problem, reply.answered, reply.fingerprint, seconds, attempt)
+        return replace(reply, problem=problem, seconds=time.monotonic() - began, attempts=attempt, faults=faults)
 
-    async def _attempt(self, body: bytes, ticket: str, attempt: int) -> tuple[Reply, float | None]:
+    async def _attempt(self, body: bytes, ticket: str, patience: float) -> tuple[Reply, float | None]:
         """The reply, and after how many seconds it is worth another attempt (None: it is not)."""
-        backoff = 0.5 * 4 ** (attempt - 1)
+        url = f"{self.judge.url}/chat/completions"
         try:
             async with asyncio.timeout(self.judge.timeout):
-                status, content, headers = await _exchange(
-                    self._client, "POST", f"{self.judge.url}/chat/completions", body
-                )
+                status, content, headers = await _exchange(self._client, "POST", url, body)
         except TimeoutError:
-            return Reply(None, f"no answer within {self.judge.timeout:g} s", False), backoff
+            return _fault(f"no answer within {self.judge.timeout:g} s"), patience
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            return Reply(None, _cause(error), False), backoff
-        if status != 200:
-            again = max(backoff, _retry_after(headers)) if status in _AGAIN else None
-            said = content[:2000].decode(errors="replace")
-            return Reply(None, f"HTTP {status}: {said}", False), again
-        return _read(content, ticket), None
+            return _fault(_cause(error)), patience
+        if status == 200:
+            return _read(content, ticket), None
+        said = f"HTTP {status}: {content[:2000].decode(errors='replace')}"
+        again = max(patience, _retry_after(headers)) if status in _AGAIN else None
+        return _fault(said) if status >= 500 else Reply(None, said, answered=False), again
+
+
+def _fault(problem: str) -> Reply:
+    return Reply(None, problem, answered=False, faults=1)
+
+
+class _Health:
+    """Whether the server is worth asking further."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.in_a_row = self.attempts = self.faults = 0
+
+    def after(self, reply: Reply) -> str | None:
+        """What is wrong with the server after one more reply; None: it is well."""
+        self.in_a_row = 0 if reply.answered else self.in_a_row + 1
+        self.attempts += reply.attempts
+        self.faults += reply.faults
+        if self.in_a_row >= self.patience:
+            return f"stopped answering: {reply.problem}"
+        if self.attempts >= FEW_ATTEMPTS and self.faults > MOST_FAULTS * self.attempts:
+            return f"fails too often, in {self.faults} of {self.attempts} attempts"
+        return None
 
 
 def ask_all(
@@ -284,8 +316,8 @@ def ask_all(
         stop: when set, the asking ends within a second.
 
     Raises:
-        StageFailed: the server stopped answering: as many questions in a row as are asked at a time (but at least
-            four) failed, each after all its attempts.
+        StageFailed: the server is not well. As many questions in a row as are asked at a time (but at least four)
+            failed, each after all its attempts; or more than MOST_FAULTS of all attempts did, 429 not counted.
         Interrupted: `stop` was set.
     """
     asyncio.run(_ask_all(judge, questions, heard, stop))
@@ -295,22 +327,20 @@ async def _ask_all(
     judge: Judge, questions: Sequence[Question], heard: Callable[[int, Reply], None], stop: threading.Event | None
 ) -> None:
     left = iter(enumerate(questions))
-    failed = 0
+    health = _Health(max(4, judge.concurrency))
 
-    async def work(session: Session, left: Iterator[tuple[int, Question]]) -> None:
-        nonlocal failed
+    async def work(session: Session) -> None:
         for index, question in left:
             reply = await session.ask(question)
             heard(index, reply)
-            failed = 0 if reply.answered else failed + 1
-            if failed >= max(4, judge.concurrency):
+            if problem := health.after(reply):
                 raise StageFailed(
-                    f"the judge at {judge.url} stopped answering: {reply.problem}",
-                    "look at its server; the same command asks only what is missing",
+                    f"the judge at {judge.url} {problem}",
+                    "look at its server; the verdicts it gave are kept, and the same command asks for the rest",
                 )
 
     async with judge.session() as session:
-        workers = [asyncio.create_task(work(session, left)) for _ in range(min(judge.concurrency, len(questions)))]
+        workers = [asyncio.create_task(work(session)) for _ in range(min(judge.concurrency, len(questions)))]
         try:
             await _until_done(workers, stop)
         finally:
@@ -350,8 +380,10 @@ def _read(content: bytes, ticket: str) -> Reply:
     choice = choices[0] if isinstance(choices, list) and len(choices) == 1 else None
     message = choice.get("message") if isinstance(choice, dict) else None
     text = message.get("content") if isinstance(message, dict) else None
-    if told is None or not isinstance(text, str):
-        return Reply(None, "the server's reply holds no message", answered=told is not None and text is None)
+    if told is None:
+        return _fault("the server's reply is no JSON object")
+    if not isinstance(text, str):
+        return Reply(None, "the server's reply holds no message")
     fingerprint = told.get("system_fingerprint")
     fingerprint = fingerprint if isinstance(fingerprint, str) else None
     verdict = parse_verdict(text, ticket)
@@ -375,7 +407,7 @@ def printable(text: str, length: int = 300) -> str:
 
 
 def _cause(error: Exception) -> str:
-    return printable(str(error)) or type(error).__name__
+    return str(error) or type(error).__name__
 
 
 def _retry_after(headers: httpx.Headers) -> float:
