@@ -61,7 +61,7 @@ def _inputs(encoder: Encoder, rows: list[Row]) -> Any:
     from PIL import Image
 
     pictures = [[Image.open(encoder.data_dir / path).convert("RGB") for path in row["images"]] for row in rows]
-    texts = [encoder.text(row) for row in rows]
+    texts = [encoder.text(encoder.turns(row)) for row in rows]
     encoder.tokenizer.padding_side = "left"
     return encoder.processor(text=texts, images=pictures, padding=True, return_tensors="pt")
 

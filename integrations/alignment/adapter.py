@@ -8,7 +8,6 @@ below.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -16,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from integrations.alignment.names import DESCRIPTION, ERROR_MARK, RESULT
+from integrations.alignment.names import DESCRIPTION, RESULT
 from integrations.alignment.settings import AlignSettings, DiscriminatorSettings
+from integrations.common import error_line
 from integrations.common.checkpoint import carried_over, check_model_folder, publish, read_tensors
 from integrations.common.files import read_json, write_json
 from integrations.common.jsonl import JsonlTail
@@ -67,10 +67,10 @@ class _AlignmentAdapter:
         return AlignmentFollower(ctx.attempt_dir / "progress.jsonl")
 
     def explain(self, ctx: StageContext, log_tail: str) -> str | None:
-        for line in reversed(log_tail.splitlines()):
-            if line.startswith(ERROR_MARK):
-                error = json.loads(line.removeprefix(ERROR_MARK))
-                return f"{error['problem']}; {error['fix']}" if error["fix"] else str(error["problem"])
+        told = error_line.told(log_tail)
+        if told:
+            problem, fix = told
+            return f"{problem}; {fix}" if fix else problem
         if "DefaultCPUAllocator" in log_tail or "OutOfMemoryError" in log_tail:
             return "out of memory; lower `rollout.batch_size`, `micro_prompts` or `prompts_per_step`"
         return None

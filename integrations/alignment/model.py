@@ -36,15 +36,15 @@ def prepare(model: Any) -> Any:
     return model
 
 
-def load_policy(folder: Path, device: str = "cpu") -> Any:
-    """A dense Qwen3-VL in fp32, in evaluation mode (it has no dropout, so training mode is the same)."""
-    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+def load_policy(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+    """A dense Qwen3-VL, in evaluation mode (it has no dropout, so training mode is the same)."""
+    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
     return prepare(model).to(device).eval()
 
 
-def load_processor(folder: Path) -> Any:
-    """The folder's processor: tokenizer, image processor and chat template."""
-    return AutoProcessor.from_pretrained(folder)
+def load_processor(folder: Path, **changes: int) -> Any:
+    """The folder's processor: tokenizer, image processor and chat template; `changes` e.g. its `max_pixels`."""
+    return AutoProcessor.from_pretrained(folder, **changes)
 
 
 def banned_tokens(tokenizer: Any, vocabulary_size: int) -> torch.Tensor:

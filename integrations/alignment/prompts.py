@@ -5,7 +5,7 @@ A prompt is encoded once for its whole group of responses, and kept while there 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,25 +84,31 @@ class Encoder:
         self._prompts: dict[str, Prompt] = {}
         self._kept_bytes = 0
 
-    def image(self, path: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """An image's patches (N, patch size) float32 and grid (1, 3) int64.
+    def image(self, path: str) -> Image.Image:
+        """A picture of the pool, in RGB.
 
         Raises:
             BadInput: the file is missing or is not an image.
         """
         try:
             with Image.open(self.data_dir / path) as opened:
-                picture = opened.convert("RGB")
+                return opened.convert("RGB")
         except OSError as error:
             raise BadInput(f"cannot read the image {self.data_dir / path}: {error}", "rebuild the data") from error
+
+    def patches(self, picture: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
+        """An RGB picture's patches (N, patch size) float32 and grid (1, 3) int64."""
         features = self.processor.image_processor(images=[picture], return_tensors="pt")
         return features["pixel_values"].float(), features["image_grid_thw"]
 
-    def text(self, row: Row) -> str:
-        """The row's prompt in the chat template, ready for the response, one placeholder per image."""
+    def turns(self, row: Row) -> list[dict[str, Any]]:
+        """The row as turns of the chat template, images before the text."""
         parts = [{"type": "image"} for _ in row["images"]] + [{"type": "text", "text": row["prompt"]}]
-        turns: list[dict[str, Any]] = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-        turns.append({"role": "user", "content": parts})
+        system: list[dict[str, Any]] = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+        return [*system, {"role": "user", "content": parts}]
+
+    def text(self, turns: Sequence[dict[str, Any]]) -> str:
+        """Turns in the chat template, ready for the response, one placeholder per image."""
         return self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
     def encode(self, row: Row) -> Prompt:
@@ -111,10 +117,30 @@ class Encoder:
         Raises:
             BadInput: an image cannot be read, or the prompt's own text holds an image placeholder.
         """
-        name = str(row["id"])
+
+        def make() -> Prompt:
+            pictures = [self.image(path) for path in row["images"]]
+            return self._encode(str(row["id"]), self.turns(row), pictures, str(row["answer"]))
+
+        return self._kept(str(row["id"]), make)
+
+    def encode_turns(self, name: str, turns: Sequence[dict[str, Any]], pictures: Sequence[Image.Image]) -> Prompt:
+        """A conversation as a prompt.
+
+        Args:
+            name: the prompt's `id`; different conversations need different names.
+            turns: as the chat template takes them, with one {"type": "image"} for each picture.
+            pictures: RGB, in the turns' order.
+
+        Raises:
+            BadInput: a turn's own text holds an image placeholder.
+        """
+        return self._kept(name, lambda: self._encode(name, turns, pictures, ""))
+
+    def _kept(self, name: str, make: Callable[[], Prompt]) -> Prompt:
         prompt = self._prompts.pop(name, None)
         if prompt is None:
-            prompt = self._encode(row)
+            prompt = make()
             self._kept_bytes += prompt.patches.nbytes
         self._prompts[name] = prompt  # last in the dictionary's order: the latest used
         while self._kept_bytes > self.keep_bytes and len(self._prompts) > 1:
@@ -122,13 +148,15 @@ class Encoder:
             self._kept_bytes -= oldest.patches.nbytes
         return prompt
 
-    def _encode(self, row: Row) -> Prompt:
-        images = [self.image(path) for path in row["images"]]
+    def _encode(
+        self, name: str, turns: Sequence[dict[str, Any]], pictures: Sequence[Image.Image], answer: str
+    ) -> Prompt:
+        images = [self.patches(picture) for picture in pictures]
         grids = torch.cat([grid for _, grid in images]) if images else torch.zeros((0, 3), dtype=torch.int64)
-        pieces = self.text(row).split(self.image_token)
+        pieces = self.text(turns).split(self.image_token)
         if len(pieces) != len(images) + 1:
             raise BadInput(
-                f"row {row['id']}: {len(pieces) - 1} image placeholders for {len(images)} images",
+                f"{name}: {len(pieces) - 1} image placeholders for {len(images)} images",
                 "give each image one place and keep the placeholder's text out of the prompt",
             )
         counts = [int(grid.prod()) // self.merge**2 for grid in grids]
@@ -138,10 +166,10 @@ class Encoder:
         ids = np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
         empty = torch.zeros((0, 0))
         return Prompt(
-            id=str(row["id"]),
+            id=name,
             ids=ids,
             positions=rope_positions(ids == self.image_id, grids.tolist(), self.merge),
             patches=torch.cat([patches for patches, _ in images]) if images else empty,
             grids=grids,
-            answer=str(row["answer"]),
+            answer=answer,
         )

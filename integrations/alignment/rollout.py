@@ -2,12 +2,12 @@
 
 Every sample has its own random stream, so a response depends on its prompt, seed and sample index and not on the
 batch it was decoded in. The engine behind the small interface here is transformers; the game and the evaluator need
-only `generate`.
+only `generate`, the server only `Rollouts.stream`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ class Sampling:
     top_p: float = 1.0
     """Smallest set of most likely tokens with at least this probability; 1 keeps all."""
     max_new_tokens: int = 256
+    top_k: int = 0
+    """Only so many of the most likely tokens, chosen from before `top_p`; 0 keeps all."""
 
 
 def choose(logits_RV: torch.Tensor, uniforms_R: torch.Tensor, sampling: Sampling) -> torch.Tensor:
@@ -55,8 +57,11 @@ def choose(logits_RV: torch.Tensor, uniforms_R: torch.Tensor, sampling: Sampling
     if sampling.temperature == 0:
         return logits_RV.argmax(-1)
     probabilities = (logits_RV.double() / sampling.temperature).softmax(-1)
-    if sampling.top_p < 1:
+    if sampling.top_p < 1 or sampling.top_k:
         ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        if sampling.top_k:
+            ordered[:, sampling.top_k :] = 0
+            ordered = ordered / ordered.sum(-1, keepdim=True)
         ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0)
         probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
     cumulative = probabilities.cumsum(-1)
@@ -92,19 +97,21 @@ class Rollouts:
                 for sample in range(samples)
             ]
             prompts = [self.encoder.encode(row) for row in some]
-            tokens = self._decode(prompts, samples, sampling, keys)
-            responses = [self._generation(ids) for ids in tokens]
+            which = [index for index in range(len(some)) for _ in range(samples)]
+            ended = dict(pair for pairs in self.stream(prompts, which, sampling, keys) for pair in pairs)
+            responses = [ended[index] for index in range(len(keys))]
             groups += [responses[index : index + samples] for index in range(0, len(responses), samples)]
         return groups
 
-    def _generation(self, ids: list[int]) -> Generation:
-        return Generation(ids, self.vocabulary.text(ids), finished=bool(ids) and ids[-1] == self.vocabulary.end)
-
     @torch.no_grad()
-    def _decode(
-        self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, keys: Sequence[int]
-    ) -> list[list[int]]:
-        """Token ids of `samples` responses per prompt, prompt by prompt.
+    def stream(
+        self, prompts: Sequence[Prompt], which: Sequence[int], sampling: Sampling, keys: Sequence[int]
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        """Decode together; after every step what ended in it, as (index, response).
+
+        Args:
+            which: per response its prompt, an index into `prompts`, never falling; every prompt occurs.
+            keys: per response the seed of its random stream.
 
         Raises:
             StageFailed: the model computes NaN or infinity.
@@ -116,7 +123,7 @@ class Rollouts:
         state = batching.read_prompts(self.model, prompts)
         if not bool(torch.isfinite(state.last_BH).all()):
             raise StageFailed("the model's activations are not finite", "lower the learning rate and start anew")
-        state = batching.repeat(state, torch.arange(len(prompts), device=device).repeat_interleave(samples))
+        state = batching.repeat(state, torch.as_tensor(which, device=device))
         language, hidden, mask, position = self.model.model.language_model, state.last_BH, state.mask_BP, state.next_B
         live = torch.arange(len(keys), device=device)
         tokens = torch.full((len(keys), sampling.max_new_tokens), -1, dtype=torch.int64, device=device)
@@ -124,9 +131,13 @@ class Rollouts:
             logits = self.model.lm_head(hidden).float().masked_fill(self.banned, -torch.inf)
             chosen = choose(logits, uniforms[live, step], sampling)
             tokens[live, step] = chosen
-            keep = (chosen != self.vocabulary.end).nonzero()[:, 0]
-            if not len(keep) or step + 1 == sampling.max_new_tokens:
-                break
+            going = chosen != self.vocabulary.end
+            if step + 1 == sampling.max_new_tokens:
+                going = torch.zeros_like(going)
+            keep = going.nonzero()[:, 0]
+            yield self._ended(tokens, live[~going], step + 1)
+            if not len(keep):
+                return
             if len(keep) < len(chosen):
                 state.cache.batch_select_indices(keep)
                 live, chosen, mask, position = live[keep], chosen[keep], mask[keep], position[keep]
@@ -139,7 +150,13 @@ class Rollouts:
                 use_cache=True,
             ).last_hidden_state[:, -1]
             position = position + 1
-        return [[token for token in row if token >= 0] for row in tokens.tolist()]
+
+    def _ended(self, tokens: torch.Tensor, which: torch.Tensor, length: int) -> list[tuple[int, Generation]]:
+        """Responses `which` of the batch, `length` tokens each."""
+        found = zip(which.tolist(), tokens[which, :length].tolist(), strict=True)
+        return [
+            (index, Generation(ids, self.vocabulary.text(ids), ids[-1] == self.vocabulary.end)) for index, ids in found
+        ]
 
 
 def generate(

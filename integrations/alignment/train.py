@@ -7,7 +7,6 @@ ends in the same weights, bit for bit, on CPU with the same number of threads.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 
 from integrations.alignment import checkpoints, game, warmup
 from integrations.alignment.job import read_job
-from integrations.alignment.names import ERROR_MARK
+from integrations.common import error_line
 from integrations.errors import PrismError, StageFailed
 
 
@@ -34,16 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         (warmup if job.settings.kind == "discriminator" else game).run(job)
     except PrismError as error:
-        return report(error)
+        return error_line.tell(error)
     except OSError as error:
-        return report(StageFailed(str(error), "free disk space or make the run's folder writable"))
+        return error_line.tell(StageFailed(str(error), "free disk space or make the run's folder writable"))
     return 0
-
-
-def report(error: PrismError) -> int:
-    """Hand an error to the adapter through the log; returns the exit code."""
-    print(ERROR_MARK + json.dumps({"problem": error.problem, "fix": error.fix}), flush=True)
-    return error.exit_code
 
 
 if __name__ == "__main__":

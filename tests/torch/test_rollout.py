@@ -22,7 +22,7 @@ World = tuple[Path, list[Row]]
 
 def hf_inputs(processor: Any, encoder: Encoder, row: Row) -> Any:
     images = [Image.open(encoder.data_dir / path) for path in row["images"]]
-    return processor(text=[encoder.text(row)], images=images or None, return_tensors="pt")
+    return processor(text=[encoder.text(encoder.turns(row))], images=images or None, return_tensors="pt")
 
 
 def test_prompts_equal_the_processors_own(processor: Any, encoder: Encoder, world: World, policy: Any) -> None:

@@ -13,8 +13,9 @@ import pytest
 from pydantic import ValidationError
 
 from integrations.alignment.adapter import AlignAdapter, DiscriminatorAdapter
-from integrations.alignment.names import DESCRIPTION, ERROR_MARK, RESULT
+from integrations.alignment.names import DESCRIPTION, RESULT
 from integrations.alignment.settings import AlignSettings, DiscriminatorSettings
+from integrations.common import error_line
 from integrations.contract import Machine, StageAdapter, StageContext
 from integrations.errors import BadInput, StageFailed
 
@@ -262,7 +263,7 @@ def test_alignment_is_published_in_the_base_models_format(tmp_path: Path) -> Non
 
 def test_known_failures_are_explained(tmp_path: Path) -> None:
     ctx, adapter = context(tmp_path, AlignSettings()), AlignAdapter()
-    log = f"loading\n{ERROR_MARK}" + json.dumps({"problem": "no pool", "fix": "name one"}) + "\ncommand ended\n"
+    log = f"loading\n{error_line.MARK}" + json.dumps({"problem": "no pool", "fix": "name one"}) + "\ncommand ended\n"
     assert adapter.explain(ctx, log) == "no pool; name one"
     assert "out of memory" in (adapter.explain(ctx, "RuntimeError: DefaultCPUAllocator: can't allocate") or "")
     assert adapter.explain(ctx, "something else") is None

@@ -23,9 +23,10 @@ INSIDE_AN_ENGINE = (
     "benchmarks/digits/build_",
     "benchmarks/digits/contact_sheet.py",
     "benchmarks/digits/evaluate.py",
+    "benchmarks/digits/task.py",
     "benchmarks/perf/",
 )
-HOST_SIDE = ("integrations/alignment/adapter.py", "integrations/alignment/settings.py")
+HOST_SIDE = tuple(f"integrations/alignment/{name}.py" for name in ("adapter", "names", "serving", "settings"))
 
 
 def sources():
