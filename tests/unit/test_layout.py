@@ -25,6 +25,7 @@ INSIDE_AN_ENGINE = (
     "benchmarks/digits/evaluate.py",
     "benchmarks/digits/task.py",
     "benchmarks/perf/",
+    "benchmarks/suites/tasks/",
 )
 HOST_SIDE = tuple(f"integrations/alignment/{name}.py" for name in ("adapter", "names", "serving", "settings"))
 

@@ -1,0 +1,181 @@
+"""Are two formulas equal? Asked of a child process, because an answer is untrusted text.
+
+Computer algebra can be made to run for ever by a short text (a tower of powers), and MathVision's official comparison
+hands what it parsed to `eval`. So both run in one child process, kept alive between questions: it may not write files,
+open connections or start programs, it has a limit of memory, and when it does not answer in time it is killed, the
+question counts as undecided, and the next one gets a new child. Thread-safe; questions are answered one at a time.
+
+    python -m benchmarks.scoring.maths     the child: a JSON question a line on stdin, a JSON answer a line on stdout
+
+The child needs the lmms_eval environment. Its two ways to compare are those of the official scorers:
+
+    mathvision    `find_math_answer` and `is_equal` of lmms-eval's MathVision task: to two decimals
+    math_verify   math-verify, as lmms-eval's MathVerse and WeMath reasoning tasks compare
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib.util
+import json
+import os
+import resource
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+How = Literal["mathvision", "math_verify"]
+
+LONGEST = 400
+"""Characters above which a text is taken for prose: not compared."""
+START_SECONDS = 120.0
+SECONDS = 10.0
+"""How long the child may take to start, and for one question."""
+MEMORY = 4 << 30
+"""The child's address space in bytes."""
+
+_FORBIDDEN = ("__", "\\variable")
+"""What could smuggle a Python expression through the LaTeX parser into `eval`."""
+_BLOCKED = (
+    *("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.kill", "ctypes.", "socket.", "shutil."),
+    *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod", "os.truncate"),
+)
+"""Audit events, by their beginning, that the child refuses."""
+
+
+class Maths:
+    """The child process, started at the first question."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[str] | None = None
+
+    def equal(self, how: How, reference: str, answer: str, seconds: float = SECONDS) -> bool | None:
+        """Whether an answer equals a reference; None when that could not be decided (too long, no formula, no end).
+
+        Raises:
+            RuntimeError: the child does not start, e.g. outside the lmms_eval environment.
+        """
+        if max(len(reference), len(answer)) > LONGEST or any(word in answer for word in _FORBIDDEN):
+            return None
+        with self._lock:
+            child = self._started()
+            said = self._ask(child, {"how": how, "reference": reference, "answer": answer}, seconds)
+            if said is None:
+                self._end()
+            return None if said is None else said.get("equal")
+
+    def close(self) -> None:
+        """End the child; a later question starts a new one."""
+        with self._lock:
+            self._end()
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self._child is None or self._child.poll() is not None:
+            command = [sys.executable, "-m", "benchmarks.scoring.maths"]
+            pipe = subprocess.PIPE
+            self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+            if self._ask(self._child, {"how": "hello"}, START_SECONDS) is None:
+                self._end()
+                raise RuntimeError(
+                    "the process that compares formulas does not start; is this the lmms_eval environment?"
+                )
+        return self._child
+
+    @staticmethod
+    def _ask(child: subprocess.Popen[str], question: dict[str, str], seconds: float) -> dict[str, Any] | None:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            child.stdin.write(json.dumps(question) + "\n")
+            child.stdin.flush()
+            if not select.select([child.stdout], [], [], seconds)[0]:
+                return None
+            line = child.stdout.readline()
+            return json.loads(line) if line else None
+        except (OSError, ValueError):
+            return None
+
+    def _end(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            for stream in (self._child.stdin, self._child.stdout):
+                with contextlib.suppress(OSError):
+                    stream.close()  # type: ignore[union-attr]
+            self._child = None
+
+
+MATHS = Maths()
+"""The one that tasks share."""
+atexit.register(MATHS.close)
+
+
+def _official_mathvision() -> ModuleType:
+    """MathVision's comparison, from the installed lmms-eval: the file alone, not the package that indexes all tasks."""
+    package = importlib.util.find_spec("lmms_eval")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("lmms_eval")
+    path = Path(package.origin).parent / "tasks" / "mathvision" / "eval_utils.py"
+    spec = importlib.util.spec_from_file_location("mathvision_eval_utils", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _comparisons() -> dict[str, Callable[[str, str], bool]]:
+    """The ways to compare, by name, each (reference, answer) -> equal."""
+    from math_verify import parse, verify  # type: ignore[import-not-found]
+
+    official = _official_mathvision()
+
+    def mathvision(reference: str, answer: str) -> bool:
+        return bool(official.is_equal(reference, official.find_math_answer(answer)))
+
+    def math_verify(reference: str, answer: str) -> bool:
+        def readings(text: str) -> list[Any]:
+            plain = parse(text, parsing_timeout=5)
+            return [plain, parse(f"${text}$", parsing_timeout=5)] if "$" not in text else [plain]
+
+        answers = readings(answer)
+        return any(verify(a, b, timeout_seconds=5) for a in readings(reference) for b in answers if a and b)
+
+    return {"mathvision": mathvision, "math_verify": math_verify}
+
+
+def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    """Audit hook: nothing but reading and computing."""
+    writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+    if writes or event.startswith(_BLOCKED):
+        raise PermissionError(f"{event} is not allowed here")
+
+
+def main() -> None:
+    """Answer questions until stdin ends."""
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not stand between the answers
+    comparisons = _comparisons()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    sys.addaudithook(_refuse)
+    for line in sys.stdin:
+        question = json.loads(line)
+        said: dict[str, Any] = {"equal": None}
+        if question["how"] in comparisons:
+            try:
+                said["equal"] = bool(comparisons[question["how"]](question["reference"], question["answer"]))
+            except BaseException as error:  # SystemExit too: nothing that an answer holds may end the child
+                said["error"] = type(error).__name__
+        channel.write(json.dumps(said) + "\n")
+        channel.flush()
+
+
+if __name__ == "__main__":
+    main()
