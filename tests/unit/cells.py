@@ -39,7 +39,7 @@ def make_cell(
 
     Args:
         label, training_seed: of the model; with the same pair it has the same weights hash.
-        benchmark: the task's name by default.
+        benchmark: the task's name without `prism_` by default.
         correct: [items] or [items][samples] verdicts; drawn by default, with `accuracy` and with difficulties of the
             items that every model shares.
         groups, subsets: [items] group_id and subset.
@@ -56,7 +56,7 @@ def make_cell(
     content = cell_facts(
         model={**described, **(model or {})},
         suite=suite,
-        benchmark=benchmark or task,
+        benchmark=benchmark or task.removeprefix("prism_"),
         task=task,
         protocol={"name": protocol, **PROTOCOLS[protocol], "max_new_tokens": 96, "prompt": "format"},
         decoding_seed=decoding_seed,
