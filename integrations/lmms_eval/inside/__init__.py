@@ -1,0 +1,1 @@
+"""What runs in the lmms_eval environment. Needs none of prism's own dependencies but pyarrow."""
