@@ -6,6 +6,7 @@ is here, so that all of them treat the response form, missing answers and the tw
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,11 @@ from benchmarks.scoring.verdict import UNPARSEABLE, Verdict
 
 CHOICE_HINT = "The answer is the letter of the right option."
 """Ends the user's turn of a multiple-choice question in the style `format`."""
+
+
+def listed(options: str | Sequence[str]) -> list[str]:
+    """Options as a list: MMMU and MMMU-Pro publish theirs written out as a Python list, some copies as a real one."""
+    return [str(option) for option in (ast.literal_eval(options) if isinstance(options, str) else options)]
 
 
 def with_options(question: str, options: Sequence[str]) -> str:

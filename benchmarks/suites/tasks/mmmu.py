@@ -77,7 +77,7 @@ def references(answer: str) -> list[str]:
 
 def _decide(doc: Mapping[str, Any], answer: str) -> Verdict:
     if _multiple(doc):
-        letter, rule = choose(answer, ast.literal_eval(doc["options"]))
+        letter, rule = choose(answer, tasks.listed(doc["options"]))
         return Verdict(bool(upstream.eval_multi_choice(doc["answer"], letter)), rule)
     wanted = references(str(doc["answer"]))
     if plain(answer) in map(plain, wanted):

@@ -14,7 +14,6 @@ them read from the picture, and asks a judge, who can only raise, about all that
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,7 +42,7 @@ def doc_to_messages(doc: Mapping[str, Any], style: Style = "format") -> list[dic
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str], style: Style = "format") -> dict[str, Any]:
-    options = ast.literal_eval(doc["options"])
+    options = tasks.listed(doc["options"])
     item = {
         "item_id": str(doc["id"]),
         "question": tasks.with_options(doc.get("question", IN_THE_IMAGE), options),
