@@ -1,8 +1,8 @@
 """Prism's side of the harness: what it is, what a job says, what came of it.
 
-    job = job_for(...); path = write_job(folder, job)
-    run(launch(path), environment, ...)              follow with JsonlTail(folder / PROGRESS)
-    problem = check_cell(cell_folder, facts, since)
+    path = write_job(folder / "job.json", server=..., cells=[...], images=..., progress=folder / "progress.jsonl")
+    run(launch(path), environment, ...)              follow with JsonlTail
+    problem = check_cell(cell_folder, facts)
 
 The harness's exit code is not trusted: a cell counts when its files are there, whole, new and what was asked for.
 Imports neither the engine nor anything heavy.
@@ -10,6 +10,7 @@ Imports neither the engine nor anything heavy.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -24,15 +25,15 @@ from integrations.lmms_eval import job as jobs
 from integrations.lmms_eval.job import CellJob, Job, Mode, Server
 
 ENGINE = "lmms_eval"
-JOB = "job.json"
-PROGRESS = "progress.jsonl"
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder that holds our packages."""
+TASKS = ROOT / "benchmarks" / "suites" / "tasks"
 
 _LOCK = Path(__file__).parent / "env" / "requirements.lock"
 _VERSION = re.compile(r"^lmms-eval==(\S+)", re.MULTILINE)
 _FUNCTION = re.compile(r"!function\s+([\w.]+)\.\w+")
 _INCLUDE = re.compile(r"^include:\s*(\S+)", re.MULTILINE)
-_IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+import\s+([\w, ]+)|import\s+([\w.]+))", re.MULTILINE)
-_OURS = ("benchmarks", "integrations")
+_DATASET = re.compile(r"^dataset_path:\s*(\S+)", re.MULTILINE)
 
 
 def harness_facts() -> dict[str, str]:
@@ -42,62 +43,117 @@ def harness_facts() -> dict[str, str]:
     return {"name": "lmms-eval", "version": found[1], "lock": hash_file(_LOCK)}
 
 
-def task_hash(task: str, folders: Sequence[Path], root: Path) -> str:
+def task_hash(task: str, folder: Path = TASKS) -> str:
     """sha256 over what makes a task's prompts and verdicts: its YAML file, those it includes, and every module of ours
     that their functions come from or import. Upstream's part of it is in the harness's lock.
 
     Args:
-        folders: of task definitions.
-        root: the folder that holds our packages.
+        folder: of task definitions.
 
     Raises:
         BadInput: no file defines the task.
     """
-    definitions = {
-        path: path.read_text(encoding="utf-8") for folder in folders for path in sorted(folder.rglob("*.yaml"))
-    }
-    start = [path for path, text in definitions.items() if re.search(rf"^task: {re.escape(task)}\s*$", text, re.M)]
-    if not start:
-        raise BadInput(f"there is no task `{task}`", f"see {', '.join(map(str, folders))}")
-    waiting, seen = start, {}
-    while waiting:
-        path = waiting.pop()
+    texts = _sources(task, folder)
+    names = {path: str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name for path in texts}
+    return hash_json({names[path]: text for path, text in texts.items()})
+
+
+def reads_pool(task: str, folder: Path = TASKS) -> bool:
+    """Whether the task has no published data set, and asks the items of a pool that each evaluation names."""
+    return _dataset_path(task, folder) == "pool"
+
+
+def local_dataset(data: Path, task: str, folder: Path = TASKS) -> dict[str, str]:
+    """A task's data among local copies.
+
+    Args:
+        data: folder that holds them as `<task>.parquet`, `<task>/`, or by the data set's name on the Hub,
+            `<owner>/<name>/` or `<name>/`.
+
+    Raises:
+        BadInput: none of these is there.
+    """
+    published = _dataset_path(task, folder)
+    names = [f"{task}.parquet", task, published, published.split("/")[-1]]
+    for name in names:
+        if (data / name).exists():
+            return {"path": str((data / name).absolute())}
+    raise BadInput(f"{data} has no data for {task}", f"put them there as {' or '.join(names)}")
+
+
+def _dataset_path(task: str, folder: Path) -> str:
+    """Of the definition itself, or the nearest one that it includes."""
+    for path, text in _sources(task, folder).items():
+        if path.suffix == ".yaml" and (found := _DATASET.search(text)):
+            return found[1]
+    raise BadInput(f"task {task} names no data set", f"write its `dataset_path` into its file in {folder}")
+
+
+def _sources(task: str, folder: Path) -> dict[Path, str]:
+    """The files that make a task, the definition first."""
+    name = re.compile(rf"^task: {re.escape(task)}\s*$", re.MULTILINE)
+    waiting = [path for path in sorted(folder.rglob("*.yaml")) if name.search(path.read_text(encoding="utf-8"))]
+    if not waiting:
+        raise BadInput(f"there is no task `{task}`", f"see {folder}")
+    seen: dict[Path, str] = {}
+    for path in waiting:  # grows on the way
         if path in seen or not path.is_file():
             continue
-        text = path.read_text(encoding="utf-8")
-        seen[path] = text
-        waiting += [path.parent / name for name in _INCLUDE.findall(text)] if path.suffix == ".yaml" else []
-        names = _FUNCTION.findall(text) if path.suffix == ".yaml" else _imported(text)
-        waiting += [root.joinpath(*name.split(".")).with_suffix(".py") for name in names if name.startswith(_OURS)]
-    return hash_json(
-        {path.name if path.suffix == ".yaml" else str(path.relative_to(root)): seen[path] for path in seen}
-    )
+        seen[path] = path.read_text(encoding="utf-8")
+        if path.suffix == ".yaml":
+            waiting += [path.parent / included for included in _INCLUDE.findall(seen[path])]
+            names = _FUNCTION.findall(seen[path])
+            waiting += [path.parent / f"{module}.py" for module in names]
+        else:
+            names = _imported(seen[path])
+        waiting += [ROOT.joinpath(*module.split(".")).with_suffix(".py") for module in names]
+    return seen
 
 
 def _imported(source: str) -> list[str]:
-    """Dotted names of modules that a module may import."""
-    names = []
-    for package, things, module in _IMPORT.findall(source):
-        names += [module] if module else [package, *(f"{package}.{thing.strip()}" for thing in things.split(","))]
+    """Dotted names that a module imports: modules, or things in them."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return names
 
 
-def write_job(folder: Path, *, mode: Mode, server: Server | None, cells: Sequence[CellJob], images: Path) -> Path:
-    """Write the job file of one start of the harness.
+def write_job(
+    path: Path,
+    *,
+    server: Mapping[str, Any] | None,
+    cells: Sequence[Mapping[str, Any]],
+    images: Path,
+    progress: Path,
+    online: bool = False,
+    mode: Mode = "evaluate",
+) -> Path:
+    """Write the job file of one start of the harness (see `integrations.lmms_eval.job`).
 
     Args:
-        folder: of this start alone: job, progress, log. Created.
+        path: in a folder of this start alone.
+        server: fields of `job.Server`; None when rescoring.
+        cells: each with `folder`, `facts` and `dataset`.
         images: folder of the previews, shared by all cells of a store.
+        progress: file that grows while responses arrive.
+        online: published data sets may be fetched.
 
     Returns:
-        The job file; progress appears in `PROGRESS` beside it.
+        The job file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    path = path.absolute()
     job = Job(
-        mode, server, list(cells), str(images.absolute()), str((folder / "scratch").absolute()),
-        str((folder / PROGRESS).absolute()),
-    )  # fmt: skip
-    path = folder.absolute() / JOB
+        mode,
+        None if server is None else Server(**server),
+        [CellJob(**cell) for cell in cells],
+        str(images.absolute()),
+        str(path.parent / "scratch"),
+        str(progress.absolute()),
+        online,
+    )
     jobs.write(path, job)
     return path
 
@@ -106,6 +162,7 @@ def launch(path: Path, tasks: Sequence[Path] = ()) -> Launch:
     """The command that does a job.
 
     Args:
+        path: of the job file.
         tasks: further folders of task definitions.
     """
     job = jobs.read(path)
@@ -115,7 +172,7 @@ def launch(path: Path, tasks: Sequence[Path] = ()) -> Launch:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "LOGURU_LEVEL": "WARNING",
     }
-    if any(cell.dataset is None for cell in job.cells):  # published data sets may have to be fetched
+    if job.online:
         env["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "0")
     if job.server is not None and job.server.api_key_env:
         env[job.server.api_key_env] = os.environ.get(job.server.api_key_env, "")

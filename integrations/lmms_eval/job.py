@@ -5,9 +5,10 @@
             "patience": 60, "timeout": 1800},         null when rescoring
  "cells": [{"folder": "/.../prism_digits/greedy-s0",
             "facts": {...},             benchmarks.samples.cell_facts: task, protocol, seeds and the rest
-            "dataset": "/.../test.jsonl"}],           or null: the data set that the task names
+            "dataset": {"pool": "/.../test.jsonl"}}],   {"path": file or folder}; null: the data set that the task names
  "images": "/.../eval/images",          previews
  "scratch": "/.../scratch",             a folder of this job alone; removed at the end
+ "online": false,                       published data sets may be fetched
  "progress": "/.../progress.jsonl"}     {"step": responses so far, "total": of all cells, "cell": folder}, appended
 
 Cells are evaluated in their order and written one by one.
@@ -37,7 +38,7 @@ class Server:
     concurrency: int = 16
     """Requests under way at once; results do not depend on it."""
     api_key_env: str | None = None
-    """Environment variable that holds the key; None: no key."""
+    """Environment variable that holds the key; None, or not set: no key."""
     patience: float = 60.0
     """Seconds for which a request that fails is tried again before the job gives up."""
     timeout: float = 1800.0
@@ -51,12 +52,18 @@ class CellJob:
     folder: str
     facts: Mapping[str, Any]
     """`benchmarks.samples.cell_facts`."""
-    dataset: str | None = None
-    """A local file or folder instead of the data set that the task names."""
+    dataset: Mapping[str, str] | None = None
+    """Local data instead of the data set that the task names: `pool`, rows as in `integrations.common.rows`, or `path`,
+    a parquet file or a folder that `datasets` reads."""
 
     @property
     def task(self) -> str:
         return str(self.facts["task"])
+
+    @property
+    def source(self) -> str | None:
+        """Where the local data are."""
+        return None if self.dataset is None else self.dataset.get("pool") or self.dataset["path"]
 
     @property
     def style(self) -> str:
@@ -74,6 +81,7 @@ class Job:
     images: str
     scratch: str
     progress: str
+    online: bool = False
 
 
 def write(path: Path, job: Job) -> None:

@@ -4,6 +4,9 @@
 which gives the responses of a finished cell again.
 """
 
+# Packages of the lmms_eval environment.
+# mypy: disable-error-code="import-not-found"
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,8 @@
 """Documents as messages: what is sent, its hash, and small previews of its images."""
 
+# Packages of the lmms_eval environment.
+# mypy: disable-error-code="import-not-found"
+
 from __future__ import annotations
 
 import hashlib

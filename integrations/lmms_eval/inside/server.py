@@ -1,5 +1,8 @@
 """Asking an OpenAI-compatible server for chat completions, with patience."""
 
+# Packages of the lmms_eval environment.
+# mypy: disable-error-code="import-not-found"
+
 from __future__ import annotations
 
 import asyncio
@@ -13,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from integrations.errors import BadInput, StageFailed
+from integrations.errors import StageFailed
 from integrations.lmms_eval.job import Server
 
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}
@@ -93,12 +96,8 @@ class Connection:
 
 
 def _headers(server: Server) -> dict[str, str]:
-    if server.api_key_env is None:
-        return {}
-    key = os.environ.get(server.api_key_env)
-    if not key:
-        raise BadInput(f"the environment variable {server.api_key_env} is not set", "put the server's key into it")
-    return {"Authorization": f"Bearer {key}"}
+    key = os.environ.get(server.api_key_env) if server.api_key_env else None
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _reply(response: httpx.Response) -> Reply | None:

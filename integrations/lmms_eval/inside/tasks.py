@@ -1,5 +1,8 @@
 """lmms-eval's tasks, loaded for a cell: from our definitions only, with the data set that the job names."""
 
+# Packages of the lmms_eval environment.
+# mypy: disable-error-code="import-not-found"
+
 from __future__ import annotations
 
 import functools

@@ -5,6 +5,9 @@ cell is written when every item has all its responses and every logged request h
 keeps a cell from that is one line in the log, and the others go on. `benchmarks.evaluate` starts this.
 """
 
+# Packages of the lmms_eval environment.
+# mypy: disable-error-code="import-not-found"
+
 from __future__ import annotations
 
 import datetime
@@ -18,6 +21,7 @@ from typing import Any, Protocol
 from lmms_eval.evaluator import simple_evaluate
 from tenacity import RetryError
 
+from integrations.common.files import write_json
 from integrations.errors import BadInput, PrismError, StageFailed
 from integrations.lmms_eval.inside.client import Asking, Client, Recorded, Responder, Responses
 from integrations.lmms_eval.inside.records import Log, asked_of, sampling, still_good
@@ -30,6 +34,8 @@ VERDICT = (
     "format", "perception", "logic",
 )  # fmt: skip
 """What `process_results` says of a response; a field that it leaves out is null."""
+ASKED = "asked.json"
+"""Beside the log of a cell's requests: the facts of the cell that they are for."""
 PAUSE = 0.5
 """Seconds between two lines of progress."""
 
@@ -92,7 +98,7 @@ def work(job: Job, folders: Sequence[Path], store: Store) -> int:
     failed = 0
     for cell in job.cells:
         try:
-            loaded = library.load(cell.task, cell.dataset, cell.style)
+            loaded = library.load(cell.task, cell.source, cell.style)
             ready.append((cell, loaded, len(loaded.ids(cell.facts["limit"])) * cell.facts["samples_per_item"]))
         except PrismError as error:
             failed += _explain(cell, error)
@@ -135,6 +141,8 @@ def _finish_cell(job: Job, cell: CellJob, loaded: Loaded, progress: Progress, st
         if old is not None and _unchanged(old.facts, {**cell.facts, "dataset_hash": loaded.dataset_hash}):
             return
         assert job.server is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / ASKED, dict(cell.facts))
         responder = Asking(job.server, cell.facts, ids, Log(folder), lambda done: progress.tell(cell, done))
     rows, responses = _evaluate(cell, loaded, responder, Path(job.images))
     if job.mode == "evaluate":
