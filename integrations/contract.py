@@ -145,6 +145,17 @@ class StageAdapter(Protocol):
         """The cause and the next step for a known failure seen in the log's last lines, or None."""
         ...
 
+    def intermediate(self, ctx: StageContext) -> Sequence[tuple[int, Path]]:
+        """The whole checkpoints in `checkpoint_dir` right now, oldest first; empty for work without checkpoints.
+
+        Called while the engine writes and deletes there: half-written ones are left out, and a folder may be gone by
+        the time it is read.
+
+        Returns:
+            Step, and the folder with the policy's *.safetensors as the engine saved them (`publish` takes it).
+        """
+        ...
+
     def finish(self, ctx: StageContext) -> StageResult:
         """Judge the result and write `model_dir` (built beside it, then renamed). Raises StageFailed."""
         ...

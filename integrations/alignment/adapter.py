@@ -75,6 +75,11 @@ class _AlignmentAdapter:
             return "out of memory; lower `rollout.batch_size`, `micro_prompts` or `prompts_per_step`"
         return None
 
+    def intermediate(self, ctx: StageContext) -> Sequence[tuple[int, Path]]:
+        """Checkpoints with the policy's weights; a folder of that name is whole, for it was renamed."""
+        found = sorted(ctx.checkpoint_dir.glob(f"step-*/{POLICY_WEIGHTS}"))
+        return [(int(path.parent.parent.name.removeprefix("step-")), path.parent) for path in found]
+
     def _job(self, ctx: StageContext) -> dict[str, Any]:
         """Content of the process's configuration, see `job.Job`."""
         return {

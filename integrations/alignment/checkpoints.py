@@ -1,8 +1,9 @@
 """Checkpoints that are whole or absent, so that a stage killed at any moment goes on from the newest one.
 
-A checkpoint is a folder `step-000040` with `state.pt` (tensors and plain values only, loaded without pickle's code)
-and `state.json` with its hash. It is written under another name, flushed and renamed; the two newest are kept. One
-that is damaged anyway is passed over for the one before.
+A checkpoint is a folder `step-000040` with `policy/model.safetensors` where the stage trains the policy (apart, so that
+it can be evaluated while the training goes on), `state.pt` with all else (tensors and plain values only, loaded without
+pickle's code) and `state.json` with the hashes of both. It is written under another name, flushed and renamed; the two
+newest are kept. One that is damaged anyway is passed over for the one before.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
+from integrations.alignment.names import POLICY_WEIGHTS
 from integrations.common.files import hash_file, read_json, write_json
 
 KEPT = 2
@@ -28,6 +32,9 @@ def step_folders(folder: Path) -> list[tuple[int, Path]]:
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     """Write the state after `step` steps, then drop all but the newest.
 
+    Args:
+        state: the policy's parameters under `policy`, where it has any.
+
     Raises:
         OSError: the disk is full or the folder not writable; the checkpoints before stay as they are.
     """
@@ -35,12 +42,21 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     partial = folder / f".step-{step:06d}.partial"
     clear_partial(folder)
     partial.mkdir()
+    rest = {name: value for name, value in state.items() if name != "policy"}
+    files = ["state.pt"]
     try:
-        torch.save(state, partial / "state.pt")
-    except RuntimeError as error:  # what torch makes of a failed write
+        torch.save(rest, partial / "state.pt")
+        if "policy" in state:
+            (partial / POLICY_WEIGHTS).parent.mkdir()
+            tensors = {name: value.detach().contiguous() for name, value in state["policy"].items()}
+            save_file(tensors, partial / POLICY_WEIGHTS, metadata={"format": "pt"})
+            files.append(POLICY_WEIGHTS)
+    except (RuntimeError, SafetensorError) as error:  # what the libraries make of a failed write
         raise OSError(f"cannot write {partial}: {str(error).splitlines()[0]}") from error
-    flush(partial / "state.pt")
-    write_json(partial / "state.json", {"step": step, "sha256": hash_file(partial / "state.pt")})
+    for name in files:
+        flush(partial / name)
+        flush((partial / name).parent)
+    write_json(partial / "state.json", {"step": step, "sha256": {name: hash_file(partial / name) for name in files}})
     place(partial, folder / f"step-{step:06d}")
     for _, old in step_folders(folder)[KEPT:]:
         shutil.rmtree(old)
@@ -49,13 +65,21 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
 def newest(folder: Path) -> tuple[int, dict[str, Any]] | None:
     """Step and state of the newest checkpoint that is as it was written; damaged ones are named and passed over."""
     for step, path in step_folders(folder):
-        about = read_json(path / "state.json")
-        state = path / "state.pt"
-        if about and about.get("step") == step and state.is_file() and about.get("sha256") == hash_file(state):
-            return step, torch.load(state, map_location="cpu", weights_only=True)
+        if _is_sound(path, step):
+            state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+            weights = path / POLICY_WEIGHTS
+            return step, state | ({"policy": load_file(weights)} if weights.is_file() else {})
         print(f"checkpoint {path} is damaged and is passed over", flush=True)
         shutil.rmtree(path)
     return None
+
+
+def _is_sound(path: Path, step: int) -> bool:
+    about = read_json(path / "state.json") or {}
+    hashes = about.get("sha256")
+    if about.get("step") != step or not isinstance(hashes, dict) or "state.pt" not in hashes:
+        return False
+    return all((path / name).is_file() and hash_file(path / name) == known for name, known in hashes.items())
 
 
 def clear_partial(folder: Path) -> None:

@@ -105,6 +105,11 @@ class SftAdapter:
             shutil.rmtree(ctx.checkpoint_dir / spent, ignore_errors=True)
         return StageResult(step=total, rows=rows, metrics=_last_metrics(last), notes=notes)
 
+    def intermediate(self, ctx: StageContext) -> Sequence[tuple[int, Path]]:
+        """Whole checkpoints; each holds the weights in Hugging Face form."""
+        found = _checkpoints(ctx.checkpoint_dir / "output")
+        return [(int(path.name.removeprefix("checkpoint-")), path) for path in found if complete(path)]
+
 
 class SftFollower:
     """Progress from trainer_log.jsonl, every step once.

@@ -174,6 +174,11 @@ class RlvrAdapter:
             notes=notes,
         )
 
+    def intermediate(self, ctx: StageContext) -> Sequence[tuple[int, Path]]:
+        """Whole checkpoints; verl writes the weights in Hugging Face form beside its own."""
+        steps = {int(p.name.removeprefix("global_step_")): p for p in ctx.checkpoint_dir.glob("global_step_*")}
+        return [(step, steps[step] / "actor" / "huggingface") for step in sorted(steps) if is_complete(steps[step])]
+
 
 class _Follower:
     """Reads the metrics file of one attempt."""

@@ -43,6 +43,9 @@ class Groundwork:
     def explain(self, ctx: StageContext, log_tail: str) -> str | None:
         return None
 
+    def intermediate(self, ctx: StageContext) -> Sequence[tuple[int, Path]]:
+        return ()
+
 
 class World(Groundwork):
     """The pools every stage reads, in `<stage>/pools`."""

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from integrations.alignment import checkpoints
+from integrations.alignment.names import POLICY_WEIGHTS
 
 
 def state(value: float) -> dict[str, Any]:
@@ -26,17 +28,33 @@ def test_the_newest_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000004", "step-000006"]
 
 
-@pytest.mark.parametrize("damage", ["state.pt", "state.json", "cut", "flipped"])
-def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_policy_lies_apart_for_those_who_evaluate_it(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path, 2, state(2))
+    assert torch.equal(load_file(tmp_path / "step-000002" / POLICY_WEIGHTS)["w"], torch.full((3,), 2.0))
+    assert "policy" not in torch.load(tmp_path / "step-000002" / "state.pt", weights_only=True)
+
+
+def test_a_state_without_a_policy_is_kept_too(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path, 2, {"margin": (1.0, 2.0)})
+    assert checkpoints.newest(tmp_path) == (2, {"margin": (1.0, 2.0)})
+
+
+@pytest.mark.parametrize("file", ["state.pt", POLICY_WEIGHTS])
+@pytest.mark.parametrize("damage", ["state.json", "gone", "cut", "flipped"])
+def test_a_damaged_one_is_passed_over(
+    tmp_path: Path, file: str, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     for step in (2, 4):
         checkpoints.save(tmp_path, step, state(step))
     newest = tmp_path / "step-000004"
-    if damage in ("state.pt", "state.json"):
+    if damage == "state.json":
         (newest / damage).unlink()
+    elif damage == "gone":
+        (newest / file).unlink()
     else:
-        content = bytearray((newest / "state.pt").read_bytes())
+        content = bytearray((newest / file).read_bytes())
         content[len(content) // 2] ^= 1
-        (newest / "state.pt").write_bytes(content[:-10] if damage == "cut" else content)
+        (newest / file).write_bytes(content[:-10] if damage == "cut" else content)
     step, found = checkpoints.newest(tmp_path) or (0, {})
     assert step == 2
     assert found["check"] == {"a": 2}
