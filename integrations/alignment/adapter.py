@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from integrations.alignment.names import DESCRIPTION, RESULT
+from integrations.alignment.names import DESCRIPTION, POLICY_WEIGHTS, RESULT
 from integrations.alignment.settings import AlignSettings, DiscriminatorSettings
 from integrations.common import error_line
 from integrations.common.checkpoint import carried_over, check_model_folder, publish, read_tensors
