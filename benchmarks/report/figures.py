@@ -1,0 +1,250 @@
+"""The report's drawings. Every one is also said in words or in a table next to it.
+
+Colour follows the arm and is never alone: line style, marker and a direct label tell the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from benchmarks.report.svg import INK, LINE, MUTED, STYLE, new_figure, to_svg
+from benchmarks.report.training import EVALUATION, Attempt, History, smooth
+
+WIDTH = 9.6
+"""Of a drawing over the page's whole width, in inches of 72 units."""
+
+_LOOKS: dict[str, tuple[str, Any, str]] = {
+    "prism": ("#0072b2", "-", "o"),
+    "baseline": ("#d55e00", (0, (5, 1.5)), "s"),
+    "control": ("#009e73", (0, (6, 1.5, 1.5, 1.5)), "D"),
+    "shared": ("#6b6b7b", (0, (1.5, 1.5)), "^"),
+}
+_MORE: Sequence[tuple[str, Any, str]] = (
+    ("#cc79a7", "-", "v"),
+    ("#b58900", (0, (5, 1.5)), "P"),
+    ("#56b4e9", (0, (6, 1.5, 1.5, 1.5)), "X"),
+)
+
+HEADLINE_METRICS = {
+    "loss": ("Loss", "nats per token"),
+    "reward": ("Reward", "mean over responses"),
+    "accuracy": ("Answers right", "share of responses"),
+    "answer": ("Answers right", "share of responses"),
+    "format": ("Valid form", "share of responses"),
+    "valid": ("Valid form", "share of responses"),
+    "entropy": ("Entropy", "nats per token"),
+    "response_length": ("Response length", "tokens"),
+    "response_tokens": ("Response length", "tokens"),
+    "pair_accuracy_perception": ("Teacher told from policy: captions", "share of pairs"),
+    "pair_accuracy_reasoning": ("Teacher told from policy: reasoning", "share of pairs"),
+    "held_out_pair_accuracy_perception": ("Held out, captions", "share of pairs"),
+    "held_out_pair_accuracy_reasoning": ("Held out, reasoning", "share of pairs"),
+    "held_out_answer": ("Held out, answers right", "share of responses"),
+    "discriminator_loss": ("Discriminator loss", "nats"),
+    "right_over_wrong_within": ("Right ranked over wrong", "share of pairs of one prompt"),
+    "grad_norm": ("Gradient norm", "L2"),
+    "policy_gradient": ("Gradient norm", "L2"),
+}
+"""Metrics drawn at once, with their titles and units; all others wait behind a fold."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one series is drawn everywhere."""
+
+    colour: str
+    line: Any
+    """As matplotlib takes it."""
+    marker: str
+
+
+def look_of(model: str, groups: Sequence[str]) -> Look:
+    """The look of a stage or model by its arm.
+
+    Args:
+        groups: arms in order, so that those without a look of their own get one each.
+    """
+    group = model.split("/", 1)[0]
+    if group in _LOOKS:
+        return Look(*_LOOKS[group])
+    others = [g for g in dict.fromkeys(groups) if g not in _LOOKS]
+    return Look(*_MORE[others.index(group) % len(_MORE) if group in others else 0])
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One line of a forest plot, in points."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    group: str
+    """Decides the look."""
+    total: bool = False
+    """Drawn as a diamond: it sums up others."""
+
+
+def forest(name: str, title: str, rows: Sequence[Interval], axis: str) -> str:
+    """Differences with their intervals around 0, one below the other."""
+    groups = [row.group for row in rows]
+    with mpl.rc_context(STYLE):
+        figure = new_figure(WIDTH, 0.75 + 0.3 * len(rows))
+        axes: Axes = figure.subplots()
+        axes.axvline(0, color=INK, linewidth=1)
+        for y, row in enumerate(rows):
+            look = look_of(row.group, groups)
+            axes.plot([row.low, row.high], [y, y], color=look.colour, linewidth=2, solid_capstyle="butt")
+            marker = "D" if row.total else look.marker
+            axes.plot([row.value], [y], marker=marker, color=look.colour, markersize=7 if row.total else 6)
+            text = f"{row.value:+.1f}  [{row.low:+.1f}, {row.high:+.1f}]"
+            axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+        axes.set_yticks(range(len(rows)), [row.label for row in rows])
+        axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9.5)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.grid(axis="x", color=LINE)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        reach = max([abs(bound) for row in rows for bound in (row.low, row.high)] + [1.0]) * 1.08
+        axes.set_xlim(-reach, reach)
+        axes.set_xlabel(axis)
+        return to_svg(figure, name, title)
+
+
+def curves(
+    name: str, title: str, runs: Sequence[Mapping[str, History]], stages: Sequence[str], metrics: Sequence[str]
+) -> str:
+    """Small multiples, one per metric, with a line for each stage and run.
+
+    One run shows every value faintly with its running mean on top; several runs show their running means only.
+    """
+    columns = min(3, len(metrics))
+    rows = -(-len(metrics) // columns)
+    with mpl.rc_context(STYLE):
+        figure = new_figure(WIDTH, 0.45 + 2.05 * rows)
+        grid: Any = figure.subplots(rows, columns, squeeze=False)
+        for place, axes in enumerate(grid.flat):
+            if place < len(metrics):
+                _draw_metric(axes, runs, stages, metrics[place])
+            else:
+                axes.set_visible(False)
+        handles = [_handle(stage, stages) for stage in stages]
+        if any(history.resumes for run in runs for s, history in run.items() if s in stages):
+            handles.append(Line2D([], [], color=MUTED, linestyle=":", linewidth=1.2, label="resumed"))
+        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), handlelength=2.6)
+        return to_svg(figure, name, title)
+
+
+def _draw_metric(axes: Axes, runs: Sequence[Mapping[str, History]], stages: Sequence[str], metric: str) -> None:
+    for stage in stages:
+        look = look_of(stage, stages)
+        for history in (run[stage] for run in runs if stage in run):
+            steps, values = history.curve(metric)
+            few = len(steps) <= 12
+            if len(runs) == 1 and not few:
+                axes.plot(steps, values, color=look.colour, alpha=0.25, linewidth=0.8)
+            axes.plot(
+                steps,
+                smooth(values),
+                color=look.colour,
+                linestyle=look.line,
+                alpha=1 if len(runs) == 1 else 0.75,
+                linewidth=1.6 if len(runs) == 1 else 1.2,
+                marker=look.marker if few else "",
+                markersize=4,
+            )
+            for step in history.resumes:
+                axes.axvline(step, color=MUTED, linestyle=":", linewidth=1.2)
+            if history.failures and steps:
+                axes.plot([steps[-1]], [values[-1]], marker="x", color=INK, markersize=7, markeredgewidth=1.8)
+    label, unit = HEADLINE_METRICS.get(metric, (metric.replace("_", " "), ""))
+    axes.set_title(label)
+    axes.set_ylabel(unit)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.margins(x=0.02, y=0.08)
+
+
+def _handle(stage: str, stages: Sequence[str]) -> Line2D:
+    look = look_of(stage, stages)
+    return Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, markersize=4, label=stage)
+
+
+def timeline(name: str, title: str, found: Mapping[str, History]) -> str:
+    """When each attempt of each stage ran, in minutes of the clock with idle hours cut out."""
+    stages = [history for history in found.values() if history.attempts]
+    clock = _Clock([(a.start, a.end) for history in stages for a in history.attempts])
+    groups = [history.stage for history in stages]
+    with mpl.rc_context(STYLE):
+        figure = new_figure(WIDTH, 0.85 + 0.22 * len(stages))
+        axes: Axes = figure.subplots()
+        for y, history in enumerate(stages):
+            look = look_of(history.stage.removeprefix(EVALUATION), groups)
+            for attempt in history.attempts:
+                _draw_attempt(axes, clock, y, attempt, look, history.stage.startswith(EVALUATION))
+        for cut in clock.cuts:
+            axes.axvline(cut, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.2)
+        axes.set_yticks(range(len(stages)), [history.stage for history in stages])
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.set_ylim(len(stages) - 0.4, -0.6)
+        axes.set_xlim(left=0)
+        axes.grid(axis="x", color=LINE)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("minutes since the first start" + (", idle time cut out at dotted lines" if clock.cuts else ""))
+        figure.legend(handles=_outcomes(stages), loc="outside upper left", ncols=3)
+        return to_svg(figure, name, title)
+
+
+def _draw_attempt(axes: Axes, clock: _Clock, y: int, attempt: Attempt, look: Look, evaluates: bool) -> None:
+    start, end = clock.minutes(attempt.start), clock.minutes(attempt.end)
+    axes.barh(y, max(end - start, 0.02), left=start, height=0.56, color=look.colour, alpha=0.45 if evaluates else 0.9)
+    axes.plot([start], [y], marker="|", color=INK, markersize=9, markeredgewidth=1.4)
+    if attempt.outcome == "failed":
+        axes.plot([end], [y], marker="x", color=INK, markersize=7, markeredgewidth=2)
+    elif attempt.outcome == "unfinished":
+        axes.plot([end], [y], marker=">", color=INK, markersize=5, markerfacecolor="none")
+
+
+def _outcomes(stages: Iterable[History]) -> list[Line2D]:
+    outcomes = {attempt.outcome for history in stages for attempt in history.attempts}
+    handles = [Line2D([], [], color=INK, marker="|", linestyle="", markersize=9, label="start of an attempt")]
+    if "failed" in outcomes:
+        handles.append(Line2D([], [], color=INK, marker="x", linestyle="", markersize=7, label="failed"))
+    if "unfinished" in outcomes:
+        label = "last word of an attempt that did not end"
+        handles.append(Line2D([], [], color=INK, marker=">", linestyle="", markerfacecolor="none", label=label))
+    return handles
+
+
+class _Clock:
+    """Minutes since the first start, with gaps in which nothing ran shortened.
+
+    Args:
+        spans: [n][2] starts and ends, in seconds.
+    """
+
+    def __init__(self, spans: Sequence[tuple[float, float]]) -> None:
+        self._offsets: list[tuple[float, float]] = []
+        self.cuts: list[float] = []
+        """Minutes at which idle time was taken out."""
+        until, taken = min(start for start, _ in spans), 0.0
+        self._zero = until
+        for start, end in sorted(spans):
+            if start - until > 600:
+                taken += start - until - 60
+                self._offsets.append((until, taken))
+                self.cuts.append((until + 30 - self._zero - (taken - (start - until - 60))) / 60)
+            until = max(until, end)
+
+    def minutes(self, time: float) -> float:
+        taken = next((taken for since, taken in reversed(self._offsets) if time > since), 0.0)
+        return (time - self._zero - taken) / 60
