@@ -32,6 +32,7 @@ from benchmarks.compare.pairing import (
 )
 from benchmarks.compare.resampling import RESAMPLES, Layout, Series, Statistic, average, holm, layout, resample
 from benchmarks.compare.result import SCORE, Answers, Benchmark, Comparison, Difference, Row, Score
+from benchmarks.metrics import metrics
 from benchmarks.samples import Cell
 from benchmarks.statistics import mcnemar, wilson
 from integrations.errors import BadInput
@@ -209,6 +210,7 @@ class _Study:
             scores=scores,
             tasks={c.name: self._tasks(model, c) for c in self.columns if complete[c.name]},
             answers={c.name: _answers(model, c) for c in self.columns if complete[c.name]},
+            also={c.name: _also(model, c) for c in self.columns if complete[c.name]},
             macro={} if missing else self._macro_scores(model.label),
             differences=differences,
             macro_difference={} if missing or not baseline else self._macro_differences(model.label, baseline),
@@ -455,6 +457,14 @@ def _answers(model: Model, column: Column) -> Answers:
     return Answers(*(float(value) for value in np.mean(by_task, axis=0)))
 
 
+def _also(model: Model, column: Column) -> dict[str, float]:
+    """What the benchmark reports beside its score, and no column of the samples is."""
+    if not column.also:
+        return {}
+    found = metrics(column.name, [cell for task in column.tasks for cell in _cells(model, task)])
+    return {name: found[name] for name in column.also if name in found}
+
+
 def _rates(cell: Cell) -> list[float]:
     n, answers = cell.table.num_rows, cell.table.column("answer")
     errors = pc.sum(pc.equal(cell.table.column("judged"), "error")).as_py() or 0
@@ -483,6 +493,11 @@ def _notes(
     limits = {cell.facts["limit"] for cell in cells if cell.facts["limit"] is not None}
     if limits:
         notes.append(f"Only the first {max(limits)} items of a task were asked: these are not the benchmarks' scores.")
+    if any(cell.facts.get("judge") for cell in cells):
+        from benchmarks.judging import identity_text
+
+        judges = sorted({identity_text(cell.facts["judge"]) for cell in cells if cell.facts.get("judge")})
+        notes.append(f"Judged by {'; '.join(judges)} where rules could not decide.")
     servers = sorted({_server(cell) for cell in cells})
     if len(servers) > 1:
         notes.append(f"Responses came from different servers ({'; '.join(servers)}), which can move a score a little.")

@@ -27,7 +27,10 @@ BASELINE = "baseline/rlvr"
 """SFT->RLVR, the default baseline."""
 TREATED_ARM, SHARED = "prism", "shared"
 
-_READ = ("item_id", "sample", "prompt_hash", "group_id", "answer", "judged", "tokens", "truncated")
+_READ = ("item_id", "sample", "prompt_hash", "group_id", "subset", "rule", "answer", "judged", "tokens", "truncated")
+
+_VERDICTS = {"counts", "rules", "fingerprints"}
+"""Parts of cell.json's `judge` that tell of its work, not of itself."""
 
 Seeds = tuple[int | None, int]
 """Training seed and decoding seed."""
@@ -57,6 +60,8 @@ class Column:
     name: str
     title: str
     tasks: Sequence[str]
+    also: Sequence[str] = ()
+    """Further numbers by the names of `benchmarks.metrics`, apart from METRICS."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +232,8 @@ def columns_of(models: Sequence[Model], chosen: Sequence[str] | None) -> tuple[l
     for name in order:
         of_suite = list(defined[name].tasks) if name in defined else []
         listed = [*of_suite, *sorted(t for t in tasks[name] if t not in of_suite)]
-        columns.append(Column(name, defined[name].title if name in defined else name, listed))
+        also = [part for part in defined[name].also if part not in (*METRICS, "reasoning")] if name in defined else []
+        columns.append(Column(name, defined[name].title if name in defined else name, listed, also))
     return columns, [] if chosen else [name for name in defined if name not in tasks]
 
 
@@ -316,11 +322,16 @@ def _facts(cell: Cell, reference: Cell) -> list[tuple[str, Any, Any]]:
 
 
 def _judge(facts: Mapping[str, Any]) -> Any:
+    """Who judged, without what the judge said."""
     judge = facts.get("judge")
-    return judge.get("identity", judge) if isinstance(judge, Mapping) else judge
+    return {key: judge[key] for key in sorted({*judge} - _VERDICTS)} if isinstance(judge, Mapping) else judge
 
 
 def _told(value: Any) -> str:
+    if isinstance(value, Mapping) and {"model", "served", "fingerprint", "prompt"} <= {*value}:
+        from benchmarks.judging import identity_text
+
+        return identity_text(value)
     text = "none" if value is None else str(value)
     return text[:12] if len(text) == 64 else text
 

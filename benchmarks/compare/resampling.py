@@ -227,7 +227,7 @@ class _Parts:
         ]
         tasks = len(sums)
         with np.errstate(invalid="ignore", divide="ignore"):
-            value = float(np.mean([total.sum() / count.sum() for total, count in sums]))
+            value = float(np.mean([round(total.sum(), 9) / count.sum() for total, count in sums]))
             influence = sum((total / count.sum() for total, count in sums), np.zeros(where.count)) / tasks
             of_seeds = [_of_seed(where, [v[index] for v in series.values]) for index in range(len(series.seeds))]
         rest = np.array([one for _, one in of_seeds])
@@ -239,7 +239,7 @@ class _Parts:
 def _of_seed(where: Layout, values: Sequence[Floats]) -> tuple[float, Floats]:
     """One training seed's value, and [clusters] how each cluster moves it."""
     sums = [_sums(ids, one, where.count) for ids, one in zip(where.clusters, values, strict=True)]
-    means = [total.sum() / count.sum() for total, count in sums]
+    means = [round(total.sum(), 9) / count.sum() for total, count in sums]  # what rounding leaves of 0 is 0
     moves = [(total - mean * count) / count.sum() for (total, count), mean in zip(sums, means, strict=True)]
     return float(np.mean(means)), np.mean(moves, axis=0)
 

@@ -10,9 +10,9 @@
                           macro, differences, macro_difference}], in the order of tables:
       weights             {training seed: weights hash}
       missing             names of the suite's benchmarks without a complete evaluation; there is no macro then
-      scores              {benchmark: {metrics..., tasks, unparseable, truncated, tokens, judge_errors}}
+      scores              {benchmark: {metrics..., tasks, unparseable, truncated, tokens, judge_errors, also}}
       scores.*.<metric>   {value, ci, n, clusters, method, seeds}; null: not measured
-      scores.*.tasks      {task: score}
+      scores.*.tasks      {task: score}; `also` has the benchmark's further numbers of `benchmarks.metrics`
       macro               {metric: {value, ci, seeds}} or null
       differences         {benchmark: {metric: {value, ci, p, p_holm, test, win, loss, tie, n, clusters, few, seeds}}}
       macro_difference    {metric: {value, ci, p, test, seeds}} or null; not part of the Holm family
@@ -133,6 +133,8 @@ class Row:
     """By benchmark and task: the score."""
     answers: Mapping[str, Answers]
     """By benchmark."""
+    also: Mapping[str, Mapping[str, float]]
+    """By benchmark: what the suite reports beside its score."""
     macro: Mapping[str, Score]
     """By metric; empty where a benchmark is missing."""
     differences: Mapping[str, Mapping[str, Difference]]
@@ -216,8 +218,12 @@ class Comparison:
             "confidence": CONFIDENCE,
         }
 
-    def render(self, console: Console, metric: str = SCORE) -> None:
-        """Print the tables and what follows from them; 80 columns are enough."""
+    def render(self, console: Console, metric: str | None = None) -> None:
+        """Print the tables and what follows from them; 80 columns are enough.
+
+        Args:
+            metric: what to show; None: the score, and with a single benchmark all that it measures.
+        """
         from benchmarks.compare.tables import print_comparison
 
         print_comparison(self, console, metric)
@@ -268,6 +274,7 @@ def _row_json(row: Row, metrics: Sequence[str]) -> dict[str, Any]:
                 **{m: _score_json(found[m]) if m in found else None for m in metrics},
                 "tasks": {task: number(value) for task, value in row.tasks[name].items()},
                 **{key: number(value) for key, value in vars(row.answers[name]).items()},
+                "also": {part: number(value) for part, value in row.also[name].items()},
             }
             for name, found in row.scores.items()
         },
