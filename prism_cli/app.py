@@ -39,6 +39,12 @@ COMMANDS = {
         "Train every stage of a recipe, on GPUs or on a laptop's CPU.",
         TRAIN,
     ),
+    "compare": Lazy(
+        "prism_cli.commands.compare",
+        "compare",
+        "Compare models on the same items with a baseline: differences, intervals, tests.",
+        TRAIN,
+    ),
     "recipe": Lazy("prism_cli.commands.recipe", "app", "List, show and check recipes.", LOOK),
     "runs": Lazy("prism_cli.commands.runs", "app", "List, show and remove runs.", LOOK),
     "env": Lazy("prism_cli.commands.env", "app", "List, build, check and remove the engines' environments.", SET_UP),
