@@ -22,6 +22,7 @@ import email.utils
 import ipaddress
 import json
 import os
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -149,13 +150,7 @@ class Judge:
         Raises:
             BadInput: none was given, and the server does not list exactly one.
         """
-        if self.wanted:
-            return self.wanted
-        names = [entry["id"] for entry in self.listed or []]
-        if len(names) != 1:
-            shown = ", ".join(names[:5]) or "none"
-            raise BadInput(f"which model is the judge? {self.url} lists {shown}", "give it with --judge-model")
-        return names[0]
+        return self.wanted or self._only_model(self.listed)
 
     @cached_property
     def identity(self) -> Identity:
@@ -183,7 +178,9 @@ class Judge:
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
-        """Connections to the server, for use inside one event loop."""
+        """Connections to the server, for use inside one event loop. Raises what `model` raises."""
+        if self.wanted is None:
+            self.wanted = self._only_model(await self._listed())
         async with self._client() as client:
             yield Session(self, client)
 
@@ -203,9 +200,15 @@ class Judge:
             headers={"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})},
             timeout=httpx.Timeout(self.timeout, connect=min(10.0, self.timeout), pool=None),
             limits=httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency),
+            verify=self._certificates,
             trust_env=not _is_loopback(self.url),  # no proxy reaches this machine's own servers
             transport=self._transport,
         )
+
+    @cached_property
+    def _certificates(self) -> ssl.SSLContext | bool:
+        """Reading a system's certificates takes most of a second: once, and not for plain http."""
+        return httpx.create_ssl_context() if self.url.startswith("https:") else False
 
     def _key(self) -> str | None:
         name = self.key_variable or DEFAULT_KEY
@@ -217,6 +220,13 @@ class Judge:
         if not all(33 <= ord(character) <= 126 for character in key):
             raise BadInput(f"the environment variable {name} holds characters that no key has", f"set {name} anew")
         return key or None
+
+    def _only_model(self, listed: Sequence[Mapping[str, Any]] | None) -> str:
+        names = [str(entry["id"]) for entry in listed or []]
+        if len(names) != 1:
+            shown = ", ".join(names[:5]) or "none"
+            raise BadInput(f"which model is the judge? {self.url} lists {printable(shown)}", "give its name")
+        return names[0]
 
     async def _ask_once(self, question: Question) -> Reply:
         async with self.session() as session:
@@ -331,6 +341,8 @@ async def _ask_all(
 
     async def work(session: Session) -> None:
         for index, question in left:
+            if stop is not None and stop.is_set():
+                return  # what waits for the workers says so
             reply = await session.ask(question)
             heard(index, reply)
             if problem := health.after(reply):

@@ -58,7 +58,7 @@ class StubJudge:
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self):
         self._thread.start()
@@ -73,6 +73,7 @@ class StubJudge:
 def _handler(stub):
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # one packet per reply: with two, each would wait for the other side's delayed acknowledgement
 
         def do_GET(self):
             listed = [{"id": name, "object": "model", "root": f"/models/{name}"} for name in stub.models]
