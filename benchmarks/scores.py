@@ -1,44 +1,28 @@
-"""What an evaluation leaves behind, written by the evaluator and read by tables and comparisons.
+"""A run's scores on the digits world, read from its cells for tables and comparisons.
 
-    <evaluation>/<protocol>/items.parquet   one row per item: what was asked, answered, and how it was scored
-    <evaluation>/<protocol>/scores.json     the rates with their intervals, written last
-
-Runs in prism's own process and in the engines' environments (numpy and pyarrow).
+Each finished stage has one evaluation per protocol: the cell with the most items that was made from the stage's
+present weights (see `benchmarks.samples` for cells).
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from benchmarks.samples import Cell, find_cells
 from benchmarks.statistics import Rate, wilson
-from integrations.common.files import read_json, write_json
+
+BENCHMARK = "digits"
+"""The benchmark whose scores these are: the only one on which captions and reasoning can be marked exactly."""
 
 METRICS = ("answer", "perception", "reasoning", "format")
 """In the order of every table. `reasoning` is undefined on items whose caption supports no answer."""
 
-ITEMS = "items.parquet"
-SCORES = "scores.json"
-_COLUMNS = pa.schema(
-    [
-        ("id", pa.string()),
-        ("kind", pa.string()),
-        ("level", pa.string()),
-        ("multiple_choice", pa.bool_()),
-        ("prompt", pa.string()),
-        ("response", pa.string()),
-        ("tokens", pa.int32()),
-        ("truncated", pa.bool_()),
-        *((metric, pa.bool_()) for metric in METRICS),
-    ]
-)
+_COLUMNS = {"answer": "correct", "perception": "perception", "reasoning": "logic", "format": "format"}
+"""Our names of the scores and the columns of a cell."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +33,9 @@ class Evaluation:
     rates: Mapping[str, Rate]
     """By metric, and `truncated`."""
     facts: Mapping[str, Any]
-    """scores.json as written."""
+    """cell.json as written."""
     items: Mapping[str, Sequence[Any]]
-    """Columns `id` and METRICS of items.parquet; a score is True, False or None."""
+    """Columns `id`, METRICS and `truncated`, one entry per item; a score is True, False or None."""
 
     @property
     def n(self) -> int:
@@ -82,38 +66,28 @@ def to_json(found: Mapping[str, Rate], n: int) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, items: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write both files, scores.json last; returns its content.
+def read_evaluations(run_dir: Path) -> dict[tuple[str, str], dict[str, Evaluation]]:
+    """A run's evaluations by protocol, for each stage and hash of its weights.
 
-    Args:
-        folder: of one protocol; created.
-        items: one mapping per item with all columns of items.parquet.
-        facts: protocol, decoding, seed, model and what else a reader needs to repeat the evaluation.
+    One response to each item counts (the first of decoding seed 0). Where a protocol was evaluated on several
+    selections of items, the largest counts.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist([dict(item) for item in items], schema=_COLUMNS)
-    temporary = folder / f".{ITEMS}.{os.getpid()}.tmp"
-    pq.write_table(table, temporary)
-    with temporary.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(temporary, folder / ITEMS)
-    scores = {**facts, **to_json(rates(table.to_pydict()), table.num_rows)}
-    write_json(folder / SCORES, scores)
-    return scores
+    found: dict[tuple[str, str], dict[str, Evaluation]] = {}
+    cells = [c for c in find_cells(run_dir / "eval") if c.benchmark == BENCHMARK and c.facts["decoding_seed"] == 0]
+    for cell in sorted(cells, key=lambda c: int(c.facts["items"])):
+        model = cell.facts["model"]
+        found.setdefault((model.get("stage", ""), model["weights_hash"]), {})[cell.protocol] = _evaluation(cell)
+    return found
 
 
-def read(folder: Path) -> Evaluation | None:
-    """The evaluation in a protocol's folder, or None when it is missing, unfinished or damaged."""
-    facts = read_json(folder / SCORES)
-    if not isinstance(facts, dict):
-        return None
-    try:
-        items = pq.read_table(folder / ITEMS, columns=["id", *METRICS, "truncated"]).to_pydict()
-    except (OSError, pa.ArrowException):
-        return None
-    if facts.get("n") != len(items["id"]):
-        return None
-    return Evaluation(folder.name, rates(items), facts, items)
+def _evaluation(cell: Cell) -> Evaluation:
+    names = {"id": "item_id", **_COLUMNS, "truncated": "truncated"}
+    first = [sample == 0 for sample in cell.table["sample"].to_pylist()]
+    columns = {
+        name: [value for value, kept in zip(cell.table[column].to_pylist(), first, strict=True) if kept]
+        for name, column in names.items()
+    }
+    return Evaluation(cell.protocol, rates(columns), cell.facts, columns)
 
 
 def _number(value: float) -> float | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.scores import METRICS
 from benchmarks.statistics import Difference
-from benchmarks.summary import OWN_EVALUATOR, TREATED, Summary, compare_runs, points, protocol_title, summarize
+from benchmarks.summary import TREATED, Summary, compare_runs, points, protocol_title, summarize
 from integrations.common.files import read_json
 from integrations.errors import BadInput
 
@@ -69,7 +69,6 @@ class SeedSummary:
             "comparisons": [_comparison_json(comparison) for comparison in self.comparisons],
             "conclusions": [conclusion(comparison) for comparison in self.comparisons],
             "warnings": warnings(self),
-            "notes": [OWN_EVALUATOR],
         }
 
     def _stage_json(self, stage: str, protocols: Sequence[str]) -> dict[str, Any]:

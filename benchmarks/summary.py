@@ -1,6 +1,6 @@
 """The table at the end of a run: every arm and stage on held-out items, and what may be concluded from it.
 
-Reads the run's folder only: `manifest.json` for the arms, each stage's `DONE` for time and tokens, `eval/<stage>/` for
+Reads the run's folder only: `manifest.json` for the arms, each stage's `DONE` for time and tokens, `eval/` for
 scores. What has not run yet is shown as missing, so the same code prints a half-finished run.
 
     summary = summarize(Path("runs/digits"))
@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.scores import METRICS, SCORES, Evaluation, read, to_json
+from benchmarks.scores import METRICS, Evaluation, read_evaluations, to_json
 from benchmarks.statistics import Difference, paired_difference
 from integrations.common.files import read_json
 from integrations.errors import BadInput
@@ -30,12 +30,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 TREATED = "prism"
 """The arm that the others are compared with."""
-
-OWN_EVALUATOR = (
-    "Scores are those of prism's own evaluator of the digits world: exact match on held-out pictures, each item asked "
-    "once per protocol. lmms-eval may score the same checkpoint differently: it words the prompt, prepares the image "
-    "and extracts the answer in its own way. Compare checkpoints within one evaluator only."
-)
 
 
 @dataclass(frozen=True)
@@ -118,7 +112,6 @@ class Summary:
             "comparisons": [_comparison_json(comparison) for comparison in self.comparisons],
             "conclusions": [conclusion(comparison) for comparison in self.comparisons],
             "warnings": list(self.warnings),
-            "notes": [OWN_EVALUATOR],
         }
 
     def render(self, console: Console) -> None:
@@ -139,7 +132,11 @@ def summarize(run_dir: Path) -> Summary:
         raise BadInput(f"{run_dir} holds no run (no readable manifest.json)", "see `prism runs list`")
     arms = {arm: tuple(names) for arm, names in manifest["arms"].items()}
     planned = [name for names in arms.values() for name in names]
-    stages = {name: _read_stage(run_dir, name) for name in dict.fromkeys([*planned, *_evaluated(run_dir)])}
+    found = read_evaluations(run_dir)
+    stages = {
+        name: _read_stage(run_dir, name, found)
+        for name in dict.fromkeys([*planned, *sorted(stage for stage, _ in found if stage)])
+    }
     return Summary(
         run=manifest.get("run", run_dir.name),
         seed=manifest.get("seed"),
@@ -147,7 +144,9 @@ def summarize(run_dir: Path) -> Summary:
         stages=stages,
         comparisons=_compare_arms(arms, stages),
         warnings=_lost_captions(arms, stages),
-        evaluation_seconds=sum(_record(run_dir / "eval" / name).get("seconds", 0.0) for name in stages),
+        evaluation_seconds=sum(
+            float(e.facts.get("seconds", 0.0)) for stage in stages.values() for e in stage.evaluations.values()
+        ),
     )
 
 
@@ -165,7 +164,8 @@ def conclusion(comparison: Comparison) -> str:
     return f"{protocol_title(comparison.protocol)}: {verdict} ({detail})."
 
 
-def _read_stage(run_dir: Path, name: str) -> Stage:
+def _read_stage(run_dir: Path, name: str, found: Mapping[tuple[str, str], Mapping[str, Evaluation]]) -> Stage:
+    """A stage with the evaluations of its present weights; those of an earlier result do not count."""
     record = _record(run_dir / name)
     return Stage(
         name=name,
@@ -173,24 +173,8 @@ def _read_stage(run_dir: Path, name: str) -> Stage:
         path=run_dir / name / "model",
         seconds=float(record.get("seconds", 0.0)),
         generated_tokens=int(record.get("result", {}).get("generated_tokens", 0)),
-        evaluations=_read_evaluations(run_dir / "eval" / name, record),
+        evaluations=found.get((name, record.get("hash", "")), {}),
     )
-
-
-def _read_evaluations(folder: Path, stage: Mapping[str, Any]) -> dict[str, Evaluation]:
-    """A finished stage's evaluations by protocol, unless they are of an earlier result of the same stage."""
-    judged = _record(folder).get("parents", {}).get("policy", {}).get("hash")
-    if not stage or judged not in (None, stage.get("hash")):
-        return {}
-    found = {path.parent.name: read(path.parent) for path in sorted(folder.glob(f"*/{SCORES}"))}
-    return {protocol: evaluation for protocol, evaluation in found.items() if evaluation is not None}
-
-
-def _evaluated(run_dir: Path) -> list[str]:
-    """Every evaluated stage, also those run by themselves from another parent; what was moved aside is left out."""
-    folders = {path.parent.parent for path in (run_dir / "eval").glob(f"*/*/*/{SCORES}")}
-    names = sorted(folder.relative_to(run_dir / "eval").as_posix() for folder in folders)
-    return [name for name in names if ".old-" not in name]
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -287,7 +271,7 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
 
 def _main_first(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Evaluation]]:
     """T=1 before greedy: it is the protocol in which errors made at random show up."""
-    return sorted(evaluations.items(), key=lambda item: (-float(item[1].facts.get("temperature", 0.0)), item[0]))
+    return sorted(evaluations.items(), key=lambda item: (-float(item[1].facts["protocol"]["temperature"]), item[0]))
 
 
 def protocol_title(protocol: str) -> str:

@@ -13,7 +13,7 @@ from benchmarks.seeds import SeedComparison, SeedSummary
 from benchmarks.seeds import conclusion as conclusion_over_seeds
 from benchmarks.seeds import warnings as warnings_of_seeds
 from benchmarks.statistics import Rate
-from benchmarks.summary import OWN_EVALUATOR, TREATED, Comparison, Stage, Summary, conclusion, points, protocol_title
+from benchmarks.summary import TREATED, Comparison, Stage, Summary, conclusion, points, protocol_title
 
 DIFFERED = ("answer", "perception", "reasoning")
 """Metrics of the table of differences; the format rate is in the JSON only, for want of width."""
@@ -36,7 +36,6 @@ def print_summary(summary: Summary, console: Console) -> None:
             _print(console, conclusion(comparison))
     for warning in summary.warnings:
         _print(console, f"Warning: {warning}", style="yellow")
-    _print(console, OWN_EVALUATOR, style="dim")
 
 
 def print_seeds(found: SeedSummary, console: Console) -> None:
@@ -58,7 +57,6 @@ def print_seeds(found: SeedSummary, console: Console) -> None:
             _print(console, conclusion_over_seeds(comparison))
     for warning in warnings_of_seeds(found):
         _print(console, f"Warning: {warning}", style="yellow")
-    _print(console, OWN_EVALUATOR, style="dim")
 
 
 def _score_table(summary: Summary, protocol: str, sign: str) -> Table:

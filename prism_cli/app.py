@@ -39,6 +39,12 @@ COMMANDS = {
         "Train every stage of a recipe, on GPUs or on a laptop's CPU.",
         TRAIN,
     ),
+    "eval": Lazy(
+        "prism_cli.commands.eval",
+        "evaluate",
+        "Ask checkpoints a suite of benchmarks and compare them with the baseline.",
+        TRAIN,
+    ),
     "compare": Lazy(
         "prism_cli.commands.compare",
         "compare",

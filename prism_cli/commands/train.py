@@ -166,7 +166,7 @@ def _print_plan(store: RunStore, steps: list[dict[str, Any]], seed: int, as_json
         after = ", ".join(step["parents"].values())
         size = f", {step['steps']} steps" if "steps" in step else ""
         typer.echo(f"{step['stage']}: {step['status']}, {step['engine']}{size}{f', from {after}' if after else ''}")
-        for line in [*step["commands"], *step["files"]]:
+        for line in [*([step["asked"]] if "asked" in step else []), *step["commands"], *step["files"]]:
             typer.echo(f"    {line.replace(str(store.root), 'RUN')}")
     typer.echo(f"\nRUN is {shown_path(store.root)}. Nothing was trained.")
     if any(step["files"] for step in steps):

@@ -6,7 +6,7 @@ from integrations.alignment.adapter import AlignAdapter, DiscriminatorAdapter
 from integrations.contract import StageAdapter
 from integrations.llamafactory.adapter import SftAdapter
 from integrations.verl.adapter import RlvrAdapter
-from prism_cli.pipeline.groundwork import Evaluation, FirstPolicy, World
+from prism_cli.pipeline.groundwork import FirstPolicy, World
 
 _ADAPTERS: dict[str, StageAdapter] = {
     "data": World(),
@@ -15,7 +15,6 @@ _ADAPTERS: dict[str, StageAdapter] = {
     "discriminator": DiscriminatorAdapter(),
     "align": AlignAdapter(),
     "rlvr": RlvrAdapter(),
-    "evaluate": Evaluation(),
 }
 
 

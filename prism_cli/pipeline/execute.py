@@ -7,6 +7,7 @@ leaves each stage where its newest complete checkpoint stands.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import threading
@@ -22,8 +23,11 @@ from integrations.common.files import hash_folder, read_json
 from integrations.contract import Launch, Machine, Progress, StageAdapter, StageContext, StageResult
 from integrations.errors import BadInput, Interrupted, PrismError, StageFailed
 from prism_cli.engines import environments, process
+from prism_cli.evaluation.models import stage_model
+from prism_cli.evaluation.run import evaluator_of, locked
 from prism_cli.pipeline.adapters import adapter_for
 from prism_cli.pipeline.groundwork import data_hash, describe
+from prism_cli.pipeline.intermediate import Score, Tell, Unwatched, Watch, scorer_of, selection, watching
 from prism_cli.pipeline.plan import DATA, MODEL, Node, Plan
 from prism_cli.runs.store import RunStore, StageFolder
 from prism_cli.ui.view import View
@@ -62,8 +66,11 @@ class Execution:
             Interrupted: a stop was asked for; nothing is running any more.
             PrismError: the first failure, after everything that does not depend on it has run.
         """
-        with _stop_signals(self.stop), ThreadPoolExecutor(self.jobs, thread_name_prefix="stage") as pool:
-            self._schedule(pool)
+        with contextlib.ExitStack() as held:
+            held.enter_context(stop_signals(self.stop))
+            if any(node.kind == "evaluate" for node in self.plan.nodes.values()):
+                held.enter_context(locked(self.store.root / "eval"))
+            self._schedule(held.enter_context(ThreadPoolExecutor(self.jobs, thread_name_prefix="stage")))
         if self.stop.is_set():
             raise _stopped()
         if self.failures:
@@ -110,6 +117,9 @@ class Execution:
         return False
 
     def _run_node(self, node: Node) -> None:
+        if node.kind == "evaluate":
+            self._evaluate(node)
+            return
         folder = self.store.stage(node.name)
         adapter = adapter_for(node.kind)
         inputs = self._inputs(node, adapter)
@@ -130,6 +140,20 @@ class Execution:
             result = self._attempt_within_budget(node, folder, adapter)
         self._record(node, folder, inputs, result, time.monotonic() - started)
 
+    def _evaluate(self, node: Node) -> None:
+        """Ask the stage's policy; cells that are there already are not asked again."""
+        policy = node.parents["policy"]
+        self._hash(policy)  # damaged weights are not evaluated
+        evaluator = evaluator_of(node.settings, self.machine, self.view, self.stop)
+        model, started = stage_model(self.store, policy), time.monotonic()
+        if evaluator.missing(model):
+            self.store.event("evaluation_started", stage=node.name)
+        outcomes = evaluator.run_model(model)
+        if all(outcome.status == "unchanged" for outcome in outcomes):
+            self.store.event("stage_skipped", stage=node.name)
+        else:
+            self.store.event("evaluated", stage=node.name, seconds=round(time.monotonic() - started, 1))
+
     def _inputs(self, node: Node, adapter: StageAdapter) -> dict[str, Any]:
         """Everything that decides the result; a finished stage with equal inputs is not run again."""
         inputs = {
@@ -145,6 +169,8 @@ class Execution:
             inputs["data"] = self._hash(DATA)
         if node.kind not in (DATA, "model"):
             inputs["base"] = self._hash(MODEL)
+        if node.watched is not None and node.watched.eval_keep == "best":
+            inputs["selection"] = selection(node.watched)
         return inputs
 
     def _hash(self, name: str) -> str:
@@ -204,8 +230,10 @@ class Execution:
     def _attempt(self, node: Node, folder: StageFolder, adapter: StageAdapter, steps: int | None) -> StageResult:
         """Run the stage's commands once and judge what they left."""
         ctx = self._context(node, folder, steps)
-        self._run_commands(ctx, adapter)
-        result = adapter.finish(ctx)
+        tell = Tell(self.store.event, self.view.message)
+        with watching(node.watched, ctx, adapter, self._scorer, tell) as watch:
+            self._run_commands(ctx, adapter, watch)
+            result = watch.conclude(adapter.finish(ctx), self.stop)
         if node.kind in ("sft", "align", "rlvr"):
             self._check_model(ctx)
         return result
@@ -229,7 +257,10 @@ class Execution:
             folder.clear_result()
             steps = result.step + more
 
-    def _run_commands(self, ctx: StageContext, adapter: StageAdapter) -> None:
+    def _scorer(self, settings: Any, ctx: StageContext, stop: threading.Event) -> Score:
+        return scorer_of(settings, ctx, self.view, stop)
+
+    def _run_commands(self, ctx: StageContext, adapter: StageAdapter, watch: Watch | Unwatched) -> None:
         adapter.check_inputs(ctx)
         launches = adapter.render(ctx)
         total = adapter.total_steps(ctx)
@@ -237,9 +268,14 @@ class Execution:
         self.store.event("stage_started", stage=ctx.name, attempt=attempt, steps=total)
         self.view.stage_started(ctx.name, total, attempt)
         follower = adapter.follow(ctx)
+
+        def look() -> None:
+            self._report(ctx.name, follower.poll(), watch.metrics)
+            watch.tick()
+
         for launch in launches:
-            self._launch(ctx, adapter, launch, lambda: self._report(ctx.name, follower.poll()))
-        self._report(ctx.name, follower.poll())
+            self._launch(ctx, adapter, launch, look)
+        look()
 
     def _launch(self, ctx: StageContext, adapter: StageAdapter, launch: Launch, tick: Callable[[], None]) -> None:
         environment = environments.ensure(
@@ -266,10 +302,11 @@ class Execution:
                 f"the whole log is {log}; the same command resumes the stage",
             )
 
-    def _report(self, name: str, news: Any) -> None:
+    def _report(self, name: str, news: Any, beside: Mapping[str, float]) -> None:
         for item in news:
             assert isinstance(item, Progress)
-            self.view.stage_progress(name, item.step, item.total, item.metrics, item.generated_tokens, item.phase)
+            shown = {**item.metrics, **beside}
+            self.view.stage_progress(name, item.step, item.total, shown, item.generated_tokens, item.phase)
             fields: Mapping[str, Any] = {"step": item.step, "total": item.total, "phase": item.phase}
             self.store.event(
                 "progress", stage=name, **fields, tokens=item.generated_tokens, **{"metrics": item.metrics}
@@ -291,11 +328,8 @@ class Execution:
     def _record(
         self, node: Node, folder: StageFolder, inputs: dict[str, Any], result: StageResult, seconds: float
     ) -> None:
-        if node.kind == "evaluate":
-            results, digest = list(node.settings.protocols), ""
-        else:
-            results = ["pools"] if node.kind == DATA else ["model"]
-            digest = self._result_hash(node.name)
+        results = ["pools"] if node.kind == DATA else ["model"]
+        digest = self._result_hash(node.name)
         record: dict[str, Any] = {
             "stage": node.name,
             "arm": node.name.split("/")[0],
@@ -320,7 +354,7 @@ def _stopped() -> Interrupted:
 
 
 @contextmanager
-def _stop_signals(stop: threading.Event) -> Iterator[None]:
+def stop_signals(stop: threading.Event) -> Iterator[None]:
     """Turn Ctrl-C and a polite kill into a stop; an exception raised in the middle of anything could leave locks
     held or records half-kept."""
 

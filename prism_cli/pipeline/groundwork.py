@@ -1,4 +1,4 @@
-"""Work that is not training: the data, the first policy, and the evaluation of a stage's result.
+"""Work that is not training: the data and the first policy.
 
 They run like stages (see `integrations.contract.StageAdapter`), so that they are skipped, resumed, logged and shown in
 the same way.
@@ -13,8 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from integrations.common.files import hash_file, hash_json, read_json, write_json
-from integrations.common.jsonl import JsonlTail
+from integrations.common.files import hash_file, hash_json, write_json
 from integrations.contract import Follower, Launch, Progress, StageContext, StageResult
 from integrations.errors import BadInput, StageFailed
 
@@ -27,7 +26,7 @@ class NoProgress:
 
 
 class Groundwork:
-    """What the three have in common: they run in the alignment environment and count as one step."""
+    """What the two have in common: they run in the alignment environment and count as one step."""
 
     engine = "alignment"
 
@@ -87,56 +86,6 @@ class FirstPolicy(Groundwork):
         if not (ctx.model_dir / "config.json").is_file():
             raise StageFailed(f"{ctx.model_dir} holds no model (no config.json)", f"read the log in {ctx.attempt_dir}")
         return StageResult(step=1)
-
-
-class Evaluation(Groundwork):
-    """Scores of one policy on held-out items, in `<stage>/<protocol>`."""
-
-    def total_steps(self, ctx: StageContext) -> int:
-        return len(ctx.settings.protocols)
-
-    def render(self, ctx: StageContext) -> Sequence[Launch]:
-        config = ctx.attempt_dir / "evaluation.json"
-        settings = ctx.settings.model_dump(mode="json")
-        settings |= {
-            "model": str(ctx.policy),
-            "data_dir": str(ctx.data_dir),
-            "out": str(ctx.stage_dir),
-            "seed": ctx.seed,
-            "threads": ctx.machine.threads,
-            "protocols": [_PROTOCOLS[name] for name in ctx.settings.protocols],
-        }
-        write_json(config, settings)
-        (ctx.stage_dir / "progress.jsonl").unlink(missing_ok=True)
-        argv = ["python", "-m", "benchmarks.digits.evaluate", "--config", str(config)]
-        return [Launch("alignment", argv, packages=("integrations", "benchmarks"), what="evaluating")]
-
-    def follow(self, ctx: StageContext) -> Follower:
-        return _EvaluationFollower(ctx.stage_dir / "progress.jsonl")
-
-    def finish(self, ctx: StageContext) -> StageResult:
-        metrics: dict[str, float] = {}
-        for protocol in ctx.settings.protocols:
-            scores = read_json(ctx.stage_dir / protocol / "scores.json")
-            if scores is None or not (ctx.stage_dir / protocol / "items.parquet").is_file():
-                raise StageFailed(f"{ctx.name}: no scores for `{protocol}`", f"read the log in {ctx.attempt_dir}")
-            named = {f"{protocol}/{name}": scores[name] for name in ("answer", "perception", "reasoning", "format")}
-            metrics |= {name: value for name, value in named.items() if value is not None}  # undefined: left out
-        return StageResult(step=len(ctx.settings.protocols), metrics=metrics)
-
-
-_PROTOCOLS: dict[str, dict[str, Any]] = {
-    "greedy": {"name": "greedy", "temperature": 0.0, "top_p": 1.0},
-    "sample": {"name": "sample", "temperature": 1.0, "top_p": 1.0},
-}
-
-
-class _EvaluationFollower:
-    def __init__(self, path: Path) -> None:
-        self._tail = JsonlTail(path)
-
-    def poll(self) -> Sequence[Progress]:
-        return [Progress(int(r["step"]), int(r["total"]), phase="evaluating") for r in self._tail.poll()]
 
 
 def _link(source: Path, target: Path, field: str) -> None:

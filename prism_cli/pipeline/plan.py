@@ -8,7 +8,7 @@ evaluation of a stage's result. A stage that several arms share (same settings, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from integrations.common.files import hash_json
@@ -36,6 +36,8 @@ class Node:
     """RLVR steps that the budget rule adds to the settings' own (`budget: steps`)."""
     token_budget_of: tuple[str, ...] = ()
     """Nodes whose generated tokens this one may spend in all (`budget: tokens`); its steps follow from that."""
+    watched: Any = None
+    """The recipe's `evaluation` where this stage's checkpoints are evaluated while it trains."""
 
     @property
     def stage(self) -> str:
@@ -100,7 +102,7 @@ def make_plan(recipe: Any) -> Plan:
     if recipe.budget == "tokens":
         _spend_tokens(nodes, arms)
     for name, node in [*nodes.items()]:
-        if node.kind in ("sft", "align", "rlvr"):
+        if node.kind in ("sft", "align", "rlvr") and recipe.evaluation.suite is not None:
             nodes[f"eval/{name}"] = Node(f"eval/{name}", "evaluate", recipe.evaluation, {"policy": name}, node.arms)
     return Plan(_in_order(nodes), arms)
 
@@ -143,7 +145,9 @@ def _node(name: str, stage: _Stage, recipe: Any, names: list[str], users: tuple[
     parents = {"policy": policies[-1] if policies else MODEL}
     if stage.settings.kind == "align":
         parents["discriminator"] = [n for n, kind in kinds.items() if kind == "discriminator"][-1]
-    return Node(name, stage.settings.kind, stage.settings, parents, users, extra_steps=stage.extra_steps)
+    kind, evaluation = stage.settings.kind, recipe.evaluation
+    watched = evaluation if evaluation.eval_every is not None and kind in evaluation.eval_stages else None
+    return Node(name, kind, stage.settings, parents, users, extra_steps=stage.extra_steps, watched=watched)
 
 
 def _spend_tokens(nodes: dict[str, Node], arms: Mapping[str, tuple[str, ...]]) -> None:
@@ -156,7 +160,7 @@ def _spend_tokens(nodes: dict[str, Node], arms: Mapping[str, tuple[str, ...]]) -
         for name in names:
             node = nodes[name]
             if arm not in aligned and node.kind == "rlvr":
-                nodes[name] = Node(name, node.kind, node.settings, node.parents, node.arms, token_budget_of=spenders)
+                nodes[name] = replace(node, extra_steps=0, token_budget_of=spenders)
 
 
 def _in_order(nodes: dict[str, Node]) -> dict[str, Node]:
@@ -243,6 +247,9 @@ def _reparent(plan: Plan, name: str, arm: str, parent: str) -> tuple[Plan, str]:
         return plan, name
     new = f"{arm}/{node.stage}-from-{plan.nodes[parent].stage}"
     nodes = dict(plan.nodes)
-    nodes[new] = Node(new, node.kind, node.settings, {**node.parents, "policy": parent}, (arm,), node.extra_steps)
-    nodes[f"eval/{new}"] = Node(f"eval/{new}", "evaluate", plan.nodes[f"eval/{name}"].settings, {"policy": new}, (arm,))
+    parents = {**node.parents, "policy": parent}
+    nodes[new] = replace(node, name=new, parents=parents, arms=(arm,), token_budget_of=())
+    if f"eval/{name}" in nodes:
+        settings = nodes[f"eval/{name}"].settings
+        nodes[f"eval/{new}"] = Node(f"eval/{new}", "evaluate", settings, {"policy": new}, (arm,))
     return Plan(nodes, plan.arms), new

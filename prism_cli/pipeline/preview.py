@@ -41,6 +41,8 @@ def preview(
 
 
 def _step(store: RunStore, node: Node, seed: int, machine: Machine, ready: bool) -> dict[str, Any]:
+    if node.kind == "evaluate":
+        return _evaluation(store, node)
     adapter = adapter_for(node.kind)
     done = store.stage(node.name).done() is not None
     step: dict[str, Any] = {
@@ -64,6 +66,23 @@ def _step(store: RunStore, node: Node, seed: int, machine: Machine, ready: bool)
         path.write_text(_replace(path.read_text(encoding="utf-8"), real), encoding="utf-8")
         step["files"].append(path.relative_to(store.root).as_posix())
     return step
+
+
+def _evaluation(store: RunStore, node: Node) -> dict[str, Any]:
+    """An evaluation's cells are known once the weights are; before, what will be asked of them."""
+    settings = node.settings
+    items = f"{settings.limit or 'all'} items of {settings.pool}"
+    asked = f"suite {settings.suite}, {' and '.join(settings.protocols)}, {items}"
+    done = store.stage(node.parents["policy"]).done() is not None
+    return {
+        "stage": node.name,
+        "status": "to check" if done else "to run",
+        "engine": "lmms_eval",
+        "parents": dict(node.parents),
+        "commands": [],
+        "files": [],
+        "asked": asked,
+    }
 
 
 def _context(store: RunStore, node: Node, seed: int, machine: Machine) -> StageContext:

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from benchmarks.digits.settings import DigitsWorld, TinyModel
+from benchmarks.suites import ProtocolName
+from benchmarks.suites import names as suite_names
 from integrations.alignment.settings import AlignSettings, DiscriminatorSettings
 from integrations.contract import Settings
 from integrations.llamafactory.settings import SftSettings
@@ -73,17 +75,36 @@ class Arm(Settings):
 class Evaluation(Settings):
     """How the result of each training stage is measured on pictures that it never saw."""
 
+    suite: str | None = None
+    """Suite that is asked after each stage; null: none while training (`prism eval` asks later)."""
     pool: str = "test"
     """Pool with the held-out items."""
-    protocols: list[Literal["greedy", "sample"]] = Field(default=["greedy", "sample"], min_length=1)
+    protocols: list[ProtocolName] = Field(default=["greedy", "sample"], min_length=1)
     """`greedy`: the likeliest token each time, which hides errors made at random. `sample`: one draw at temperature 1,
-    all tokens allowed."""
+    all tokens allowed. `paper`: temperature 1, top-p 0.7."""
     limit: int | None = Field(default=None, ge=1)
     """Items evaluated, from the start of the pool; null: all. Fewer widen the intervals."""
-    max_new_tokens: int = Field(default=96, ge=1)
-    """Longest response in tokens; a longer one is cut and counted as truncated."""
+    eval_every: int | None = Field(default=None, ge=1)
+    """Evaluate every this many checkpoints of a stage while it trains, greedily, and warn when something falls by more
+    than chance; null: none. Costs a server and a harness beside the training each time; on GPUs see `eval_gpu`."""
+    eval_stages: list[Literal["sft", "align", "rlvr"]] = Field(default=["align", "rlvr"], min_length=1)
+    """Kinds of stages whose checkpoints are evaluated."""
+    eval_pool: str = "validation"
+    """Pool for it. Neither trained on nor reported: a checkpoint chosen by the items that it is reported on would look
+    better than it is."""
+    eval_items: int = Field(default=200, ge=10)
+    """Items of that pool, from its start. Of 200 a right share of 60% is known to about 7 points, so among checkpoints
+    that are closer than that the choice is luck."""
+    eval_keep: Literal["last", "best"] = "last"
+    """The checkpoint that becomes the stage's result: the `last` one, or of those evaluated the one with the `best`
+    share of right answers (of equals the later)."""
+    eval_gpu: int | None = Field(default=None, ge=0)
+    """GPU, by its number, that these evaluations have to themselves. Null: where there are GPUs they wait for the end
+    of the training, so that they never take its memory; then nothing is warned of early."""
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """Longest response in tokens, null: the suite's own limits. A longer one is cut and counted as truncated."""
     batch: int = Field(default=64, ge=1)
-    """Items decoded together. Changes speed and memory only."""
+    """Items asked at the same time. Changes speed and memory only."""
 
     @field_validator("protocols")
     @classmethod
@@ -91,6 +112,13 @@ class Evaluation(Settings):
         if len({*protocols}) != len(protocols):
             raise ValueError("names a protocol twice, keep one of them")
         return protocols
+
+    @field_validator("suite")
+    @classmethod
+    def _known(cls, suite: str | None) -> str | None:
+        if suite is not None and suite not in suite_names():
+            raise ValueError(f"there is no suite `{suite}`{_meant(suite, suite_names())}")
+        return suite
 
 
 class MachineUse(Settings):
@@ -230,7 +258,18 @@ class Recipe(Settings):
                 for pool in [value] if isinstance(value, str) else value:
                     self._check_pool(f"{where}.{field}", pool)
         self._check_pool("evaluation.pool", self.evaluation.pool)
+        if self.evaluation.eval_every is not None:
+            self._check_held_out(self.evaluation.eval_pool, used)
         return self
+
+    def _check_held_out(self, pool: str, used: Mapping[str, Any]) -> None:
+        where = "evaluation.eval_pool"
+        self._check_pool(where, pool)
+        if pool == self.evaluation.pool:
+            raise ValueError(f"{where}: results are reported on `{pool}`; name another pool, kept for choosing")
+        for name, stage in used.items():
+            if pool in getattr(stage, "data", ()) or pool == getattr(stage, "teacher", None):
+                raise ValueError(f"{where}: {name} trains on `{pool}`; name a pool that no stage trains on")
 
     def _check_pool(self, where: str, pool: str) -> None:
         if pool not in self.pools:

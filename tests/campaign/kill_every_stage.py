@@ -3,7 +3,8 @@
     python tests/campaign/kill_every_stage.py [--profile quick] [--folder DIR]
 
 Prints a table: per stage, where it was killed, how many attempts it took, and whether its result has the same bytes
-as in the uninterrupted run. SFT, the discriminator, alignment and evaluations must; RLVR must reach the same step.
+as in the uninterrupted run. SFT, the discriminator and alignment must, and their evaluations must give the same
+scores; RLVR must reach the same step.
 Exits with 1 when one does not, or when a process outlives its prism. Takes about two and a half times a run.
 """
 
@@ -15,10 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from benchmarks.summary import summarize
 
 EXACT = ("data", "model", "sft", "discriminator", "align")
 """Kinds of stages whose result must not depend on having been killed."""
@@ -34,6 +38,7 @@ def main() -> None:
     straight, killed = folder / "straight", folder / "killed"
     subprocess.run([*command, "--run", straight.name], check=True)
     stages = [path.parent.relative_to(straight).as_posix() for path in sorted(straight.rglob("DONE"))]
+    stages += sorted({e["stage"] for e in events(straight) if e["event"] == "evaluated"})
     survivors = kill_in_each([*command, "--run", killed.name], killed, stages)
     subprocess.run([*command, "--run", killed.name], check=True)
     sys.exit(report(straight, killed, stages, survivors))
@@ -76,6 +81,11 @@ def events(run: Path) -> list[dict[str, Any]]:
 def under_way(run: Path) -> dict[str, float]:
     """Stages started and not done, with the time of their last launch (seconds since the epoch)."""
     found = {}
+    for event in events(run):
+        if event["event"] == "evaluation_started":
+            found[event["stage"]] = datetime.fromisoformat(event["time"]).timestamp()
+        elif event["event"] == "evaluated":
+            found.pop(event["stage"], None)
     for note in run.rglob("attempt-*/attempt.json"):
         stage = note.parent.parent
         if not (stage / "DONE").exists():
@@ -98,20 +108,27 @@ def moved(run: Path, stage: str) -> bool:
 def report(straight: Path, killed: Path, stages: list[str], survivors: dict[str, int]) -> int:
     failures = 0
     print(f"{'stage':32} {'kills':>5} {'attempts':>8} {'left':>4}  result")
+    scores = [scores_by_stage(run) for run in (straight, killed)]
     for stage in stages:
+        left = survivors.get(stage, 0)
+        if stage.startswith("eval/"):
+            one, two = (found[stage.removeprefix("eval/")] for found in scores)
+            fine = one == two or "rlvr" in stage
+            print(f"{stage:32} {stage in survivors:>5} {'':>8} {left:>4}  {'same' if one == two else 'other'} scores")
+            failures += (not fine) + (left > 0)
+            continue
         one, two = (json.loads((run / stage / "DONE").read_text()) for run in (straight, killed))
         same = one["hash"] == two["hash"]
-        if one["kind"] == "evaluate":
-            fine = one["result"]["metrics"] == two["result"]["metrics"] or "rlvr" in stage
-            verdict = "same scores" if one["result"]["metrics"] == two["result"]["metrics"] else "other scores"
-        else:
-            fine = same if one["kind"] in EXACT else one["result"]["step"] == two["result"]["step"]
-            verdict = "same bytes" if same else f"step {two['result']['step']} of {one['result']['step']}"
-        left = survivors.get(stage, 0)
+        fine = same if one["kind"] in EXACT else one["result"]["step"] == two["result"]["step"]
+        verdict = "same bytes" if same else f"step {two['result']['step']} of {one['result']['step']}"
         failures += (not fine) + (left > 0)
         attempts = len(list((killed / stage).glob("attempt-*")))
         print(f"{stage:32} {stage in survivors:>5} {attempts:>8} {left:>4}  {verdict}{'' if fine else '  WRONG'}")
     return 1 if failures else 0
+
+
+def scores_by_stage(run: Path) -> dict[str, Any]:
+    return {name: {p: e.rates for p, e in stage.evaluations.items()} for name, stage in summarize(run).stages.items()}
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from cells import make_cell
 
-from benchmarks import scores
 from prism_cli.__main__ import main
 from prism_cli.runs.overview import list_runs, size_of
 from prism_cli.runs.store import RunStore
@@ -54,15 +54,10 @@ def finish_stage(store: RunStore, name: str) -> None:
     parents = {} if name == "shared/sft" else {"policy": {"stage": "shared/sft", "hash": "c" * 64}}
     record = {"seconds": 120.0, "hash": "d" * 64, "parents": parents, "result": {"step": 5, "generated_tokens": 10}}
     stage.finish({"seed": 3}, ["model"], record)
-    items = [
-        {
-            "id": f"test-{i}", "kind": "sum", "level": "easy", "multiple_choice": False, "prompt": "", "response": "",
-            "tokens": 1, "truncated": False, "answer": i % 4 == 0, "perception": True, "reasoning": None,
-            "format": True,
-        }
-        for i in range(40)
-    ]  # fmt: skip
-    scores.write(store.root / "eval" / name / "greedy", items, {"protocol": "greedy", "temperature": 0.0})
+    correct = [i % 4 == 0 for i in range(40)]
+    make_cell(
+        store.root / "eval", name, benchmark="digits", correct=correct, model={"stage": name, "weights_hash": "d" * 64}
+    )
 
 
 def listed(capsys, *options: str) -> list[dict]:

@@ -22,7 +22,6 @@ INSIDE_AN_ENGINE = (
     "integrations/verl/sampler.py",
     "benchmarks/digits/build_",
     "benchmarks/digits/contact_sheet.py",
-    "benchmarks/digits/evaluate.py",
     "benchmarks/digits/task.py",
     "benchmarks/perf/",
     "benchmarks/suites/tasks/",

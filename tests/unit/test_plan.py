@@ -41,6 +41,13 @@ def test_every_policy_is_evaluated_and_the_discriminator_is_not(plan):
     assert evaluated == {n for names in plan.arms.values() for n in names if plan.nodes[n].kind != "discriminator"}
 
 
+def test_without_a_suite_nothing_is_evaluated():
+    plan = plan_of("evaluation.suite=null")
+    assert not [name for name, node in plan.nodes.items() if node.kind == "evaluate"]
+    part, _ = select(plan, "rlvr", "prism", "sft")
+    assert "prism/rlvr-from-sft" in part.nodes
+
+
 def test_budget_in_steps_gives_the_alignment_steps_to_the_other_arms(plan):
     extra = {arm: plan.nodes[f"{arm}/rlvr"].extra_steps for arm in plan.arms}
     assert extra == {"prism": 0, "baseline": 60, "control": 60}

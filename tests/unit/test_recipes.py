@@ -91,6 +91,7 @@ def test_unknown_fields_are_refused_and_values_are_fixed(kind: type[BaseModel]) 
         ({"arms/sft": {"stages": ["base"]}}, "arms.sft: a stage has this name too"),
         ({"arms": {}}, "at least 1 item"),
         ({"evaluation/pool": "tets"}, "evaluation.pool: the world makes no pool `tets`"),
+        ({"evaluation/suite": "digit"}, "there is no suite `digit`, did you mean `digits`?"),
         ({"evaluation/protocols": ["greedy", "greedy"]}, "names a protocol twice"),
         ({"model": {"kind": "hub"}}, "give exactly one of `repo` and `path`"),
         ({"model": {"kind": "hub", "repo": "a/b", "path": "c"}}, "give exactly one of `repo` and `path`"),

@@ -9,7 +9,9 @@ import pytest
 from rich.console import Console
 
 from benchmarks import scores
+from benchmarks.samples import cell_facts, write_cell
 from benchmarks.statistics import wilson
+from benchmarks.suites import PROTOCOLS
 from benchmarks.summary import conclusion, summarize
 from integrations.common.files import write_json
 from integrations.errors import BadInput
@@ -35,29 +37,35 @@ def make_items(rates, n=400, seed=0):
     columns = [np.random.default_rng([seed, k]).permutation(n) < round(rate * n) for k, rate in enumerate(rates)]
     return [
         {
-            "id": f"test-{i:06d}", "kind": "sum", "level": "1", "multiple_choice": False, "prompt": "Sum?",
-            "response": "3", "tokens": 30, "truncated": i < 2,
-            "answer": bool(answer), "perception": bool(perception), "format": bool(form),
-            "reasoning": None if i % 10 == 0 else bool(reasoning),
+            "item_id": f"test-{i:06d}", "sample": 0, "prompt_hash": "p", "response": "3", "tokens": 30,
+            "truncated": i < 2, "correct": bool(answer), "perception": bool(perception), "format": bool(form),
+            "logic": None if i % 10 == 0 else bool(reasoning),
         }
         for i, (answer, perception, reasoning, form) in enumerate(zip(*columns, strict=True))
     ]  # fmt: skip
 
 
-def make_evaluation(folder, rates, protocol="sample", **options):
-    facts = {"protocol": protocol, "temperature": float(protocol == "sample")}
-    return scores.write(folder / protocol, make_items(rates, **options), facts)
+def make_evaluation(run, stage, rates, protocol="sample", *, items=None, weights=None, **options):
+    """A finished cell of a stage whose weights hash is its name, unless `weights` says otherwise."""
+    items = items or make_items(rates, **options)
+    weights = weights or stage
+    facts = cell_facts(
+        model={"label": stage, "stage": stage, "weights_hash": weights}, suite="digits", benchmark="digits",
+        task="prism_digits", protocol={"name": protocol, **PROTOCOLS[protocol]}, decoding_seed=0, training_seed=0,
+        samples_per_item=1, limit=None, task_hash="t", harness={}, server={},
+    )  # fmt: skip
+    folder = run / "eval" / f"{stage}-{weights}".replace("/", "-") / "prism_digits" / f"{protocol}-s0"
+    write_cell(folder, items, {**facts, "items": len(items), "seconds": 15.0})
 
 
 def make_run(root: Path, truth=TRUTH, protocols=("greedy", "sample"), seed=0) -> Path:
     write_json_in(root, "manifest.json", {"run": root.name, "seed": seed, "arms": ARMS})
     for name in dict.fromkeys(name for names in ARMS.values() for name in names):
         tokens = 0 if name.endswith(("base", "sft")) else 50_000
-        record = {"stage": name, "status": "done", "seconds": 90.0, "result": {"step": 5, "generated_tokens": tokens}}
+        record = {"stage": name, "hash": name, "seconds": 90.0, "result": {"step": 5, "generated_tokens": tokens}}
         write_json_in(root / name, "DONE", record)
         for protocol in protocols if name in truth else ():
-            make_evaluation(root / "eval" / name, truth[name], protocol, seed=seed)
-        write_json_in(root / "eval" / name, "DONE", {"seconds": 30.0})
+            make_evaluation(root, name, truth[name], protocol, seed=seed)
     return root
 
 
@@ -78,40 +86,31 @@ def squeezed(text: str) -> str:
 
 
 def test_scores_survive_the_disk(tmp_path):
-    written = make_evaluation(tmp_path, (0.5, 0.25, 0.0, 1.0))
-    read = scores.read(tmp_path / "sample")
-    assert read is not None
+    make_evaluation(tmp_path, "prism/rlvr", (0.5, 0.25, 0.0, 1.0))
+    read = scores.read_evaluations(tmp_path)["prism/rlvr", "prism/rlvr"]["sample"]
     assert (read.n, read.protocol) == (400, "sample")
     assert read.rates["answer"] == wilson(200, 400)
     assert read.rates["reasoning"].n == 360
     assert read.rates["truncated"].hits == 2
-    assert written == read.facts
+    written = scores.to_json(read.rates, read.n)
     assert (written["answer"], written["n"], written["ci"]["format"][1]) == (0.5, 400, 1.0)
 
 
-@pytest.mark.parametrize("damage", ["no scores", "half scores", "no items", "half items", "other items"])
-def test_unfinished_evaluations_are_missing(tmp_path, damage):
-    make_evaluation(tmp_path, (0.5, 0.5, 0.5, 1.0))
-    folder = tmp_path / "sample"
-    part, file = damage.split()
-    path = folder / {"scores": "scores.json", "items": "items.parquet"}[file]
-    if part == "no":
-        path.unlink()
-    elif part == "half":
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    else:
-        facts = json.loads((folder / "scores.json").read_text())
-        make_evaluation(tmp_path, (0.5, 0.5, 0.5, 1.0), n=100)
-        write_json(folder / "scores.json", facts)
-    assert scores.read(folder) is None
+def test_of_several_selections_of_items_the_largest_counts(tmp_path):
+    make_evaluation(tmp_path, "prism/rlvr", (0.5, 0.5, 0.5, 1.0), n=40)
+    whole = tmp_path / "eval" / "prism-rlvr-prism-rlvr" / "prism_digits" / "sample-s0"
+    whole.rename(whole.with_name("sample-s0-first40"))
+    make_evaluation(tmp_path, "prism/rlvr", (0.5, 0.5, 0.5, 1.0), n=400)
+    assert scores.read_evaluations(tmp_path)["prism/rlvr", "prism/rlvr"]["sample"].n == 400
 
 
 def test_a_rate_without_items_is_null(tmp_path):
-    items = [{**item, "reasoning": None} for item in make_items((0.5, 0.5, 0.5, 1.0))]
-    written = scores.write(tmp_path, items, {"protocol": "greedy"})
+    items = [{**item, "logic": None} for item in make_items((0.5, 0.5, 0.5, 1.0))]
+    make_evaluation(tmp_path, "prism/rlvr", (), items=items)
+    read = scores.read_evaluations(tmp_path)["prism/rlvr", "prism/rlvr"]["sample"]
+    written = scores.to_json(read.rates, read.n)
     assert written["reasoning"] is None
     assert written["ci"]["reasoning"] == [None, None]
-    assert "NaN" not in (tmp_path / "scores.json").read_text()
 
 
 def test_json_holds_every_arm_and_stage(tmp_path):
@@ -130,7 +129,6 @@ def test_json_holds_every_arm_and_stage(tmp_path):
     assert low < 0.5 < high
     assert found["arms"]["prism"]["discriminator"]["scores"] == {}
     assert found["totals"]["prism"] == {"generated_tokens": 150_000, "seconds": 450.0}
-    assert "lmms-eval" in found["notes"][0]
     json.loads(json.dumps(found, allow_nan=False))
 
 
@@ -187,7 +185,7 @@ def test_table_fits_80_columns_and_shows_each_number(tmp_path):
     assert ["sft", "44.0", "±4.9", "81.0", "±4.1", "44.2", "±5.2", "98.0", "±1.9", "400", "0", "1.5"] in words
     assert ["discriminator", "-", "-", "-", "-", "-", "50k", "1.5"] in words
     assert ["prism", "150k", "7.5"] in words
-    assert "Evaluation took 4.0 minutes in all." in squeezed(text)
+    assert "Evaluation took 3.5 minutes in all." in squeezed(text)
     assert "Truncated responses: at most 0.5%." in squeezed(text)
 
 
@@ -210,7 +208,8 @@ def test_scores_of_an_earlier_result_are_not_shown(tmp_path):
     root = make_run(tmp_path / "digits")
     for name, judged in (("prism/rlvr", "old"), ("baseline/rlvr", "new")):
         write_json_in(root / name, "DONE", {"seconds": 1.0, "result": {}, "hash": "new"})
-        write_json_in(root / "eval" / name, "DONE", {"seconds": 1.0, "parents": {"policy": {"hash": judged}}})
+        for protocol in ("greedy", "sample"):
+            make_evaluation(root, name, TRUTH[name], protocol, weights=judged)
     summary = summarize(root)
     assert {*summary.stages["baseline/rlvr"].evaluations} == {"greedy", "sample"}
     assert summary.stages["prism/rlvr"].evaluations == {}
@@ -234,8 +233,10 @@ def test_stage_run_from_another_parent_is_listed_but_not_counted(tmp_path):
     root = make_run(tmp_path / "digits")
     before = summarize(root).total("prism")
     for name in ("prism/rlvr-from-sft", "prism/rlvr.old-1"):
-        write_json_in(root / name, "DONE", {"seconds": 1.0, "result": {"generated_tokens": 7}})
-        make_evaluation(root / "eval" / name, TRUTH["prism/rlvr"])
+        record = {"seconds": 1.0, "hash": name, "result": {"generated_tokens": 7}}
+        write_json_in(root / name, "DONE", record)
+    make_evaluation(root, "prism/rlvr-from-sft", TRUTH["prism/rlvr"])
+    make_evaluation(root, "prism/rlvr", TRUTH["prism/rlvr"], weights="of an earlier result")
     summary = summarize(root)
     assert [s.short for s in summary.stages_of("prism")][-2:] == ["rlvr", "rlvr-from-sft"]
     assert "prism/rlvr.old-1" not in summary.stages
@@ -246,12 +247,11 @@ def test_stage_run_from_another_parent_is_listed_but_not_counted(tmp_path):
 def test_items_are_paired_by_id_not_by_place(tmp_path):
     root = make_run(tmp_path / "digits", protocols=("sample",))
     items = make_items(TRUTH["baseline/rlvr"])
-    facts = {"protocol": "sample", "temperature": 1.0}
-    scores.write(root / "eval" / "baseline" / "rlvr" / "sample", items[::-1], facts)
+    make_evaluation(root, "baseline/rlvr", (), items=items[::-1])
     shuffled = {c.second: c.differences for c in summarize(root).comparisons}
     straight = {c.second: c.differences for c in summarize(make_run(tmp_path / "b", protocols=("sample",))).comparisons}
     assert shuffled["baseline"]["answer"] == straight["baseline"]["answer"]
-    scores.write(root / "eval" / "baseline" / "rlvr" / "sample", items[:100], facts)
+    make_evaluation(root, "baseline/rlvr", (), items=items[:100])
     assert {c.second: c.differences["answer"].n for c in summarize(root).comparisons} == {
         "baseline": 100,
         "control": 400,
