@@ -7,7 +7,9 @@ is here, so that all of them treat the response form, missing answers and the tw
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.scoring.choices import letters
@@ -17,6 +19,19 @@ from benchmarks.scoring.verdict import UNPARSEABLE, Verdict
 
 CHOICE_HINT = "The answer is the letter of the right option."
 """Ends the user's turn of a multiple-choice question in the style `format`."""
+
+
+@contextlib.contextmanager
+def no_judge() -> Iterator[None]:
+    """For importing upstream modules that make a judge's client as they are loaded, which wants a key: this one opens
+    nothing. No such client is ever used here."""
+    kept = {name: os.environ.pop(name, None) for name in ("OPENAI_API_KEY", "API_TYPE")}
+    os.environ["OPENAI_API_KEY"] = "none"
+    try:
+        yield
+    finally:
+        del os.environ["OPENAI_API_KEY"]
+        os.environ.update({name: value for name, value in kept.items() if value is not None})
 
 
 def listed(options: str | Sequence[str]) -> list[str]:

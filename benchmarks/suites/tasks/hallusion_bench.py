@@ -15,6 +15,9 @@ Different from the paper's script: that one keeps upstream's judge for what the 
 `item_id` is category/subcategory/set/figure/question, `group_id` the figure: the same without the question.
 """
 
+# Packages of the lmms_eval environment.
+# mypy: disable-error-code="import-not-found"
+
 from __future__ import annotations
 
 import re

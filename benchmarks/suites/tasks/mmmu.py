@@ -16,6 +16,9 @@ Different from the paper's script: that one reads lmms-lab/MMMU, an earlier copy
 letter by letter, and asks a judge, who can only raise, about all that is wrong.
 """
 
+# Packages of the lmms_eval environment.
+# mypy: disable-error-code="import-not-found"
+
 from __future__ import annotations
 
 import ast

@@ -12,6 +12,9 @@ Different from the paper's script: that one adds the options as text in the visi
 them read from the picture, and asks a judge, who can only raise, about all that is wrong.
 """
 
+# Packages of the lmms_eval environment.
+# mypy: disable-error-code="import-not-found"
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -16,6 +16,9 @@ judge, who sees the whole response and can only raise, about all that is wrong.
 which `benchmarks/metrics.py` computes the strict and the loose score.
 """
 
+# Packages of the lmms_eval environment.
+# mypy: disable-error-code="import-not-found"
+
 from __future__ import annotations
 
 import re
