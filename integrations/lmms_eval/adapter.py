@@ -78,7 +78,10 @@ def local_dataset(data: Path, task: str, folder: Path = TASKS) -> dict[str, str]
     for name in names:
         if (data / name).exists():
             return {"path": str((data / name).absolute())}
-    raise BadInput(f"{data} has no data for {task}", f"put them there as {' or '.join(names)}")
+    raise BadInput(
+        f"{data} has no data for {task}: looked for {', '.join(names)}",
+        f"`hf download {published} --repo-type dataset --local-dir {data / published}` where there is a network",
+    )
 
 
 def _dataset_path(task: str, folder: Path) -> str:
