@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.live import Live
 
-SHOWN_FIRST = ("reward", "loss", "answer", "accuracy", "format", "valid", "margin_perception", "margin_reasoning")
+SHOWN_FIRST = (
+    "reward",
+    "loss",
+    "validation",
+    "answer",
+    "accuracy",
+    "format",
+    "valid",
+    "margin_perception",
+    "margin_reasoning",
+)
 """Metrics in the order of preference for the one that fits on a line."""
 
 
