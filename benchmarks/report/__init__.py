@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import Comparison, compare_all
-from benchmarks.report import record, results
+from benchmarks.report import drift, record, results
 from benchmarks.report.collect import Material, collect
 from benchmarks.report.gallery import Gallery, gallery
 from benchmarks.report.page import Browser, Page, Section, render
 from benchmarks.report.text import visible
+from benchmarks.samples import Cell
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,15 @@ def report(folders: Sequence[Path], say: Callable[[str], None] = lambda what: No
     found = compare_all(material.cells, strict=False) if material.cells else []
     say("packing responses")
     shown = _gallery(material, found)
+    say("measuring drift")
+    drifted = drift.section(material, _main_cells(material, found))
     say("drawing")
     sections = [
         Section("summary", "Summary"),
         results.scores(found),
         results.differences(found),
         _responses(shown),
+        drifted,
         record.training(material),
         record.cost(material),
         record.provenance(material),
@@ -136,9 +140,16 @@ def _gallery(material: Material, found: Sequence[Comparison]) -> Gallery | None:
     if not found:
         return None
     main = found[0]
-    cells = [cell for cell in material.cells if (cell.facts["suite"], cell.protocol) == (main.suite, main.protocol)]
     titles = {b.column.name: visible(b.column.title) for b in main.benchmarks}
+    place = {row.stage: index for index, row in enumerate(main.rows)}
+    cells = sorted(_main_cells(material, found), key=lambda cell: place.get(cell.model, len(place)))
     return gallery(cells, main.baseline or "", main.treated or "", titles, material.previews)
+
+
+def _main_cells(material: Material, found: Sequence[Comparison]) -> list[Cell]:
+    """Cells of the first comparison's suite and protocol."""
+    kinds = [(comparison.suite, comparison.protocol) for comparison in found[:1]]
+    return [cell for cell in material.cells if (cell.facts["suite"], cell.protocol) in kinds]
 
 
 def _responses(shown: Gallery | None) -> Section:

@@ -11,11 +11,13 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.report.svg import INK, LINE, MUTED, STYLE, new_figure, to_svg
-from benchmarks.report.training import EVALUATION, Attempt, History, smooth
+from benchmarks.report.text import number
+from benchmarks.report.training import EVALUATION, Attempt, History, noisy, smooth
 
 WIDTH = 9.6
 """Of a drawing over the page's whole width, in inches of 72 units."""
@@ -89,7 +91,9 @@ class Interval:
     group: str
     """Decides the look."""
     total: bool = False
-    """Drawn as a diamond: it sums up others."""
+    """Drawn as a larger diamond: the headline."""
+    core: bool = True
+    """The scale is chosen for these; others that lie far away are shown by an arrow at the edge."""
 
 
 def forest(name: str, title: str, rows: Sequence[Interval], axis: str) -> str:
@@ -99,23 +103,122 @@ def forest(name: str, title: str, rows: Sequence[Interval], axis: str) -> str:
         figure = new_figure(WIDTH, 0.75 + 0.3 * len(rows))
         axes: Axes = figure.subplots()
         axes.axvline(0, color=INK, linewidth=1)
+        low, high = _scale(rows)
         for y, row in enumerate(rows):
-            look = look_of(row.group, groups)
-            axes.plot([row.low, row.high], [y, y], color=look.colour, linewidth=2, solid_capstyle="butt")
-            marker = "D" if row.total else look.marker
-            axes.plot([row.value], [y], marker=marker, color=look.colour, markersize=7 if row.total else 6)
-            text = f"{row.value:+.1f}  [{row.low:+.1f}, {row.high:+.1f}]"
-            axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+            _draw_interval(axes, y, row, look_of(row.group, groups), low, high)
         axes.set_yticks(range(len(rows)), [row.label for row in rows])
         axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9.5)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(axis="x", color=LINE)
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
-        reach = max([abs(bound) for row in rows for bound in (row.low, row.high)] + [1.0]) * 1.08
-        axes.set_xlim(-reach, reach)
+        axes.set_xlim(low, high)
         axes.set_xlabel(axis)
         return to_svg(figure, name, title)
+
+
+def _scale(rows: Sequence[Interval]) -> tuple[float, float]:
+    """Bounds of the axis: around zero, wide enough for the core rows, and for others up to four times as far."""
+    core = max([abs(bound) for row in rows if row.core for bound in (row.low, row.high)] + [1.0])
+    near = [b for row in rows for b in (row.low, row.high) if max(abs(row.low), abs(row.high)) <= 4 * core]
+    low, high = min([*near, -core]), max([*near, core])
+    margin = 0.05 * (high - low)
+    return low - margin, high + margin
+
+
+def _draw_interval(axes: Axes, y: int, row: Interval, look: Look, low: float, high: float) -> None:
+    text = "  ".join([number(row.value, "+.1f"), f"[{number(row.low, '+.1f')}, {number(row.high, '+.1f')}]"])
+    axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+    if row.high < low or row.low > high:
+        inset = 0.015 * (high - low)
+        edge, arrow = (low + inset, "<") if row.high < low else (high - inset, ">")
+        axes.plot([edge], [y], marker=arrow, color=look.colour, markersize=7, fillstyle="none")
+        return
+    axes.plot([row.low, row.high], [y, y], color=look.colour, linewidth=2, solid_capstyle="butt")
+    marker = "D" if row.total else look.marker
+    axes.plot([row.value], [y], marker=marker, color=look.colour, markersize=8 if row.total else 5.5)
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """Small multiples, three in a row. Margins are fixed in inches: working them out takes longer than drawing."""
+    columns = min(3, count)
+    rows = -(-count // columns)
+    height = 0.4 + 2.15 * rows
+    figure = Figure(figsize=(WIDTH, height))
+    figure.subplots_adjust(
+        left=0.62 / WIDTH, right=1 - 0.5 / WIDTH, top=1 - 0.65 / height, bottom=0.5 / height, wspace=0.42, hspace=0.58
+    )
+    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+
+
+def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0, 1), ncols=min(6, len(handles)), handlelength=2.6
+    )
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One quantity by stage."""
+
+    title: str
+    unit: str
+    points: Mapping[str, tuple[float, float, float]]
+    """By stage: value, low, high."""
+    marks: Mapping[str, float]
+    """Values to compare with, by name."""
+
+
+def by_stage(name: str, title: str, panels: Sequence[Panel], chains: Mapping[str, Sequence[str]]) -> str:
+    """A panel for each quantity with a line for each arm through its stages.
+
+    Args:
+        chains: stages by arm, in order. Stages of one kind (`sft`) stand above one another.
+    """
+    drawn = {stage for panel in panels for stage in panel.points}
+    chains = {arm: [stage for stage in chain if stage in drawn] for arm, chain in chains.items()}
+    places = _places(chains)
+    with mpl.rc_context(STYLE):
+        figure, grid = _panels(len(panels))
+        for axes, panel in zip(grid, panels, strict=True):
+            _draw_panel(axes, panel, chains, places)
+        _legend(figure, [_handle(chain, list(chains)) for chain in chains])
+        return to_svg(figure, name, title)
+
+
+def _places(chains: Mapping[str, Sequence[str]]) -> list[str]:
+    """Kinds of stages from left to right, so that every chain goes to the right."""
+    kinds: list[str] = []
+    for chain in sorted(chains.values(), key=len, reverse=True):
+        at = 0
+        for kind in (name.rsplit("/", 1)[-1] for name in chain):
+            if kind not in kinds:
+                kinds.insert(at, kind)
+            at = kinds.index(kind) + 1
+    return kinds
+
+
+def _draw_panel(axes: Axes, panel: Panel, chains: Mapping[str, Sequence[str]], places: Sequence[str]) -> None:
+    for index, (arm, chain) in enumerate(chains.items()):
+        look = look_of(arm, list(chains))
+        there = [name for name in chain if name in panel.points]
+        shift = 0.07 * (index - (len(chains) - 1) / 2)
+        x = [places.index(name.rsplit("/", 1)[-1]) + shift for name in there]
+        y = [panel.points[name][0] for name in there]
+        down = [max(0.0, panel.points[name][0] - panel.points[name][1]) for name in there]
+        up = [max(0.0, panel.points[name][2] - panel.points[name][0]) for name in there]
+        axes.errorbar(
+            x, y, [down, up], color=look.colour, linestyle=look.line, marker=look.marker, markersize=5, elinewidth=1.2
+        )
+    for pool, value in panel.marks.items():
+        axes.axhline(value, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.1)
+        axes.annotate(pool, (1.01, value), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=MUTED)
+    axes.set_title(panel.title)
+    axes.set_ylabel(panel.unit)
+    axes.set_xticks(range(len(places)), list(places))
+    axes.set_xlim(-0.4, len(places) - 0.6)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.margins(y=0.12)
 
 
 def curves(
@@ -125,20 +228,14 @@ def curves(
 
     One run shows every value faintly with its running mean on top; several runs show their running means only.
     """
-    columns = min(3, len(metrics))
-    rows = -(-len(metrics) // columns)
     with mpl.rc_context(STYLE):
-        figure = new_figure(WIDTH, 0.45 + 2.05 * rows)
-        grid: Any = figure.subplots(rows, columns, squeeze=False)
-        for place, axes in enumerate(grid.flat):
-            if place < len(metrics):
-                _draw_metric(axes, runs, stages, metrics[place])
-            else:
-                axes.set_visible(False)
+        figure, panels = _panels(len(metrics))
+        for axes, metric in zip(panels, metrics, strict=True):
+            _draw_metric(axes, runs, stages, metric)
         handles = [_handle(stage, stages) for stage in stages]
         if any(history.resumes for run in runs for s, history in run.items() if s in stages):
             handles.append(Line2D([], [], color=MUTED, linestyle=":", linewidth=1.2, label="resumed"))
-        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), handlelength=2.6)
+        _legend(figure, handles)
         return to_svg(figure, name, title)
 
 
@@ -148,11 +245,11 @@ def _draw_metric(axes: Axes, runs: Sequence[Mapping[str, History]], stages: Sequ
         for history in (run[stage] for run in runs if stage in run):
             steps, values = history.curve(metric)
             few = len(steps) <= 12
-            if len(runs) == 1 and not few:
+            if len(runs) == 1 and noisy(values):
                 axes.plot(steps, values, color=look.colour, alpha=0.25, linewidth=0.8)
             axes.plot(
                 steps,
-                smooth(values),
+                smooth(values) if noisy(values) else values,
                 color=look.colour,
                 linestyle=look.line,
                 alpha=1 if len(runs) == 1 else 0.75,
@@ -171,6 +268,16 @@ def _draw_metric(axes: Axes, runs: Sequence[Mapping[str, History]], stages: Sequ
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.margins(x=0.02, y=0.08)
+    if unit.startswith("share"):
+        _widen(axes, 0.1)
+
+
+def _widen(axes: Axes, span: float) -> None:
+    """Let a share's axis cover at least this much, so that a wobble does not look like a leap."""
+    low, high = axes.get_ylim()
+    if high - low < span:
+        middle = min(max((low + high) / 2, span / 2 - 0.005), 1.005 - span / 2)
+        axes.set_ylim(middle - span / 2, middle + span / 2)
 
 
 def _handle(stage: str, stages: Sequence[str]) -> Line2D:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
@@ -53,9 +53,11 @@ class Heading:
 
 
 @dataclass(frozen=True)
-class Text:
-    kind: ClassVar[str] = "text"
-    text: str
+class Notes:
+    """Remarks in small print."""
+
+    kind: ClassVar[str] = "notes"
+    texts: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Browser:
     kind: ClassVar[str] = "browser"
 
 
-Part = Table | Drawing | Heading | Text | Fold | Browser
+Part = Table | Drawing | Heading | Notes | Fold | Browser
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["ticks"] = _ticks
     css, js = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     parts = {name: getattr(page, name) for name in page.__dataclass_fields__}
     data = Markup(safe_json(page.gallery))
@@ -132,6 +135,14 @@ def render(page: Page) -> str:
         "policy": policy(css, js),
     }
     return environment.get_template("report.html.j2").render({**parts, **trusted}) + "\n"
+
+
+def _ticks(text: str) -> Markup:
+    """Text with `code` in backticks set as code."""
+    pieces = [escape(piece) for piece in text.split("`")]
+    if len(pieces) % 2 == 0:
+        return escape(text)
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(pieces))
 
 
 def safe_json(value: Any) -> str:

@@ -32,7 +32,8 @@ def training(material: Material) -> Section:
     for run, stages in zip(material.runs, found, strict=True):
         if stages:
             parts.append(_timeline(run, stages))
-    names = [name for name in dict.fromkeys(n for run in found for n in run) if not name.startswith(EVALUATION)]
+    begun = [*material.stage_names, *(n for run in found for n in run)]
+    names = [n for n in dict.fromkeys(begun) if any(n in run for run in found) and not n.startswith(EVALUATION)]
     for kind in dict.fromkeys(name.rsplit("/", 1)[-1] for name in names):
         parts += _curves(kind, [name for name in names if name.rsplit("/", 1)[-1] == kind], found)
     lead = "Curves are what the engines reported while training, on training prompts unless named held out."
@@ -63,7 +64,8 @@ def _curves(kind: str, stages: Sequence[str], runs: Sequence[Mapping[str, Histor
         parts += [Heading(title), _panels(f"curves-{_slug(kind)}", title, stages, runs, first)]
     if rest:
         more = _panels(f"more-{_slug(kind)}", f"{title}, further metrics", stages, runs, rest)
-        parts.append(Fold(f"{title}: {len(rest)} further metrics", [more]))
+        count = "one further metric" if len(rest) == 1 else f"{len(rest)} further metrics"
+        parts.append(Fold(f"{title}: {count}", [more]))
     return parts
 
 
@@ -120,18 +122,14 @@ def _arm_costs(summaries: Sequence[Summary]) -> Table:
 
 
 def _evaluation_costs(cells: Sequence[Cell]) -> Table:
-    totals: dict[tuple[str, str], list[float]] = {}
-    for cell in cells:
-        total = totals.setdefault((cell.model, cell.protocol), [0, 0.0, 0])
-        total[0] += 1
-        total[1] += float(cell.facts.get("seconds") or 0)
-        total[2] += int(cell.facts.get("generated_tokens") or 0)
-    rows = [
-        [visible(model), protocol, f"{count:.0f}", f"{seconds / 60:.1f}", f"{tokens:,.0f}"]
-        for (model, protocol), (count, seconds, tokens) in totals.items()
-    ]
-    headers = ["Model", "Protocol", "Cells", "Minutes", "Generated tokens"]
-    return Table("Cost of the evaluation", headers, rows, numbers=(2, 3, 4))
+    rows = []
+    for model in dict.fromkeys(cell.model for cell in cells):
+        own = [cell.facts for cell in cells if cell.model == model]
+        seconds = sum(float(facts.get("seconds") or 0) for facts in own)
+        tokens = sum(int(facts.get("generated_tokens") or 0) for facts in own)
+        rows.append([visible(model), str(len(own)), f"{seconds / 60:.1f}", f"{tokens:,}"])
+    headers = ["Model", "Cells", "Minutes", "Generated tokens"]
+    return Table("Cost of the evaluation, all tasks, protocols and seeds", headers, rows, numbers=(1, 2, 3))
 
 
 def provenance(material: Material) -> Section:
@@ -142,7 +140,7 @@ def provenance(material: Material) -> Section:
         if stages := _lineage(run):
             parts.append(Fold("Weights and their parents", [stages]))
     if material.cells:
-        parts += [Heading("Evaluation"), _evaluation_facts(material.cells)]
+        parts += [Heading("Evaluation"), *_evaluation_facts(material.cells)]
     lead = "Hashes are SHA-256, shortened to their first twelve digits; the run's manifest.json has them whole."
     return Section("provenance", "Provenance", [lead], parts)
 
@@ -153,7 +151,7 @@ def _run_facts(run: Run) -> Table:
     commit = f"commit {_short(code.get('commit'))}{' with changes' if code.get('dirty') else ''}"
     memory = machine.get("memory_bytes")
     rows = [
-        ["Recipe", _listed(recipe.get("name"), recipe.get("profile") and f"profile {recipe['profile']}")],
+        ["Recipe", _listed(recipe.get("name"), f"profile {recipe['profile']}" if recipe.get("profile") else "")],
         ["Recipe hash", _short(recipe.get("hash"))],
         ["Changed fields", _listed(*(recipe.get("set") or [])) or "none"],
         ["Training seed", _listed(manifest.get("seed"))],
@@ -168,9 +166,9 @@ def _run_facts(run: Run) -> Table:
             "Machine",
             _listed(
                 machine.get("system"),
-                machine.get("cores") and f"{machine['cores']} cores",
+                f"{machine['cores']} cores" if machine.get("cores") else "",
                 machine.get("processor"),
-                memory and f"{memory / 2**30:.0f} GiB",
+                f"{memory / 2**30:.0f} GiB" if memory else "",
                 *(machine.get("gpus") or ["no GPU"]),
             ),
         ],
@@ -193,24 +191,31 @@ def _lineage(run: Run) -> Table | None:
     return Table("Stages and what they were made from", headers, rows, numbers=(3,)) if rows else None
 
 
-def _evaluation_facts(cells: Sequence[Cell]) -> Table:
-    rows: dict[tuple[str, ...], set[str]] = {}
-    for cell in cells:
-        protocol, harness, server = (_mapping(cell.facts.get(key)) for key in ("protocol", "harness", "server"))
-        facts = (
-            cell.task,
-            f"{cell.protocol}: T {protocol.get('temperature')}, top-p {protocol.get('top_p')}, "
-            f"{protocol.get('max_new_tokens')} tokens, {protocol.get('prompt')} prompt",
-            f"{harness.get('name')} {harness.get('version')} ({_short(harness.get('lock'))})",
-            _listed(server.get("engine"), server.get("version"), server.get("dtype")),
-            _short(cell.facts.get("task_hash")),
-            _short(cell.facts.get("dataset_hash")),
-            _judge(cell),
-        )
-        rows.setdefault(facts, set()).add(cell.model)
-    headers = ["Task", "Protocol", "Harness (lock)", "Server", "Task hash", "Data hash", "Judge", "Models"]
-    body = [[*(visible(fact) for fact in facts), str(len(models))] for facts, models in rows.items()]
-    return Table("How responses were made and scored", headers, body, numbers=(7,))
+def _evaluation_facts(cells: Sequence[Cell]) -> list[Part]:
+    """How responses were made and scored; several values where cells differ."""
+    facts = [cell.facts for cell in cells]
+    protocols = [_mapping(f.get("protocol")) for f in facts]
+    harnesses = [_mapping(f.get("harness")) for f in facts]
+    servers = [_mapping(f.get("server")) for f in facts]
+    rows = {
+        "Protocol": [
+            f"{p.get('name')} (T {p.get('temperature')}, top-p {p.get('top_p')}, {p.get('prompt')} prompt, "
+            f"at most {p.get('max_new_tokens')} tokens)"
+            for p in protocols
+        ],
+        "Decoding seeds": [str(f.get("decoding_seed")) for f in facts],
+        "Responses per item": [str(f.get("samples_per_item")) for f in facts],
+        "Harness": [f"{h.get('name')} {h.get('version')}, lock {_short(h.get('lock'))}" for h in harnesses],
+        "Server": [_listed(*(s.get(key) for key in ("engine", "version", "dtype", "quantization"))) for s in servers],
+        "Judge": [_judge(cell) for cell in cells],
+    }
+    body = [[name, visible("; ".join(dict.fromkeys(values)))] for name, values in rows.items()]
+    tasks = dict.fromkeys((f["task"], f.get("items"), f.get("task_hash"), f.get("dataset_hash")) for f in facts)
+    about = [[visible(str(t)), f"{n:,}" if n else "–", _short(h), _short(d)] for t, n, h, d in tasks]
+    return [
+        Table("How responses were made and scored", ["Fact", "Value"], body),
+        Table("Tasks", ["Task", "Items", "Task hash", "Data hash"], about, numbers=(1,)),
+    ]
 
 
 def _judge(cell: Cell) -> str:
@@ -221,7 +226,7 @@ def _judge(cell: Cell) -> str:
 
 
 def _listed(*facts: Any) -> str:
-    return visible(", ".join(str(fact) for fact in facts if fact not in (None, "", False)))
+    return visible(", ".join(str(fact) for fact in facts if fact is not None and fact != ""))
 
 
 def _short(value: Any) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from benchmarks.compare.result import SCORE, Comparison, Difference, Row, Score, interval, points, told_p
+from benchmarks.compare.result import SCORE, Comparison, Difference, Row, Score, told_p
 from benchmarks.report import figures
-from benchmarks.report.page import Card, Drawing, Fold, Heading, Part, Section, Table, Text
-from benchmarks.report.text import visible
+from benchmarks.report.page import Card, Drawing, Fold, Heading, Notes, Part, Section, Table
+from benchmarks.report.text import number, visible
 
 METRIC_TITLES = {
     "correct": "Right",
@@ -17,6 +18,7 @@ METRIC_TITLES = {
     "logic": "Follows from its caption",
     "format": "In the form",
 }
+TESTS = {"mcnemar": "exact McNemar", "sign flips": "sign flips", "seeds": "over training seeds"}
 
 
 def headline(found: Sequence[Comparison]) -> list[str]:
@@ -25,7 +27,8 @@ def headline(found: Sequence[Comparison]) -> list[str]:
     for comparison in found:
         if comparison.conclusion is None:
             continue
-        sentences.append(f"{_kind(comparison)}: {visible(comparison.conclusion)}")
+        told = re.sub(r"(?<!\w)-(?=\d)", "−", visible(comparison.conclusion))
+        sentences.append(f"{_kind(comparison)}: {told}")
         sentences += _others(comparison)
     if not sentences:
         sentences.append("No pair of models here can be compared with a baseline, so there is no headline difference.")
@@ -36,17 +39,17 @@ def _others(comparison: Comparison) -> list[str]:
     """How the other arms' last stages stand against the same baseline, where one of them is ahead of the treated."""
     assert comparison.treated is not None
     treated = comparison.row(comparison.treated)
-    last = treated.stage.rsplit("/", 1)[-1]
     ours = _total(comparison, treated)
     sentences = []
     for row in comparison.rows:
         theirs = _total(comparison, row)
-        rival = row.label not in (treated.label, comparison.baseline) and row.stage.rsplit("/", 1)[-1] == last
+        rival = row.label not in (treated.label, comparison.baseline) and _last_part(row) == _last_part(treated)
         if ours is not None and theirs is not None and rival:
-            place = "ahead of" if theirs.value > ours.value else "behind" if theirs.value < ours.value else "level with"
+            ahead = theirs.value - ours.value
+            place = "ahead of" if ahead > 0 else "behind" if ahead < 0 else "level with"
             sentences.append(
-                f"{visible(row.label)} stands at {points(theirs.value)} {interval(theirs)} against the same baseline, "
-                f"{place} {visible(treated.label)}."
+                f"Against the same baseline, {visible(row.label)} stands at {_points(theirs.value)} points "
+                f"{_interval(theirs)}: {place} {visible(treated.label)}."
             )
     return sentences
 
@@ -62,8 +65,8 @@ def cards(comparison: Comparison) -> list[Card]:
         score = _score(comparison, comparison.row(label))
         if score is not None:
             result.append(Card(visible(label), f"{_percent(score.value)} %", f"{what}, {_interval_of(score)}"))
-    detail = f"95% interval {interval(difference)}, {told_p(difference.p)}"
-    result.append(Card("Difference", f"{points(difference.value)} points", detail))
+    detail = f"95% interval {_interval(difference)}, {told_p(difference.p)}"
+    result.append(Card("Difference", f"{_points(difference.value)} points", detail))
     if difference.n:
         flips = f"{difference.n} items: only one of the two right, the rest alike"
         result.append(Card("Items won and lost", f"{difference.win} : {difference.loss}", flips))
@@ -79,7 +82,7 @@ def scores(found: Sequence[Comparison]) -> Section:
             parts.append(_overview(comparison))
         tables = [_benchmark(comparison, index) for index in range(len(comparison.benchmarks))]
         parts += tables if len(tables) == 1 else [Fold("Each benchmark with n, intervals and failures", tables)]
-        parts += [Text(visible(note)) for note in comparison.notes]
+        parts.append(Notes([visible(note) for note in comparison.notes]))
     lead = (
         "Percent. Intervals are 95%. An unparseable answer counts as wrong. "
         "Numbers are comparable within one table only: same items, prompts, decoding and harness."
@@ -153,7 +156,13 @@ def _forests(comparison: Comparison) -> list[Part]:
     several = len(comparison.benchmarks) > 1
     what = "macro-average" if several else comparison.benchmarks[0].column.title
     rows = [
-        figures.Interval(visible(row.label), *_in_points(total), row.label, total=row.label == comparison.treated)
+        figures.Interval(
+            visible(row.label),
+            *_in_points(total),
+            row.label,
+            total=row.label == comparison.treated,
+            core=_last_part(row) == _last_part(comparison.row(str(comparison.treated or row.label))),
+        )
         for row in comparison.rows
         if (total := _total(comparison, row)) is not None and row.label != comparison.baseline
     ]
@@ -183,13 +192,12 @@ def _by_benchmark(comparison: Comparison, row: Row, axis: str) -> list[Part]:
 
 
 def _told(rows: Sequence[figures.Interval]) -> str:
-    above = [row.label for row in rows if row.low > 0]
-    below = [row.label for row in rows if row.high < 0]
-    parts = [
-        f"intervals wholly above zero: {', '.join(above) or 'none'}",
-        f"wholly below: {', '.join(below) or 'none'}",
-    ]
-    return f"Lines are 95% intervals, not corrected for their number; {'; '.join(parts)}."
+    above = ", ".join(row.label for row in rows if row.low > 0) or "none"
+    below = ", ".join(row.label for row in rows if row.high < 0) or "none"
+    return (
+        "Lines are 95% intervals, not corrected for their number; an arrow points to one beyond the axis. "
+        f"Wholly above zero: {above}. Wholly below: {below}."
+    )
 
 
 def _difference_table(comparison: Comparison) -> Table:
@@ -207,16 +215,21 @@ def _difference_table(comparison: Comparison) -> Table:
     headers = ["Model", "Benchmark", "Points", "95% interval", "p", "p (Holm)", "Won", "Lost", "Alike", "Test"]
     headers += ["By seed"] if seeds else []
     notes = ["* Fewer than 10 clusters of items differ: the interval is narrower than it should be."]
-    few = any(d.few for row in comparison.rows for by in row.differences.values() for d in by.values())
-    return Table("Differences from the baseline", headers, rows, [*range(2, 9), 10], notes=notes if few else [])
+    starred = any("*" in row[3] for row in rows)
+    return Table("Differences from the baseline", headers, rows, [*range(2, 9), 10], notes=notes if starred else [])
 
 
 def _difference_row(row: Row, benchmark: str, found: Difference, seeds: bool) -> list[str]:
     star = "*" if found.few and found.n else ""
     counts = [f"{found.win:,}", f"{found.loss:,}", f"{found.tie:,}"] if found.n else ["–", "–", "–"]
-    p_values = [_p(found.p), _p(found.p_holm)]
-    cells = [visible(row.label), benchmark, points(found.value), interval(found) + star, *p_values, *counts, found.test]
-    return [*cells, " / ".join(points(value) for value in found.seeds.values())] if seeds else cells
+    size = [_points(found.value), _interval(found) + star, _p(found.p), _p(found.p_holm)]
+    cells = [visible(row.label), benchmark, *size, *counts, TESTS.get(found.test, found.test)]
+    return [*cells, " / ".join(_points(value) for value in found.seeds.values())] if seeds else cells
+
+
+def _last_part(row: Row) -> str:
+    """`rlvr` of `prism/rlvr`: rows that end alike are rivals."""
+    return row.stage.rsplit("/", 1)[-1]
 
 
 def _total(comparison: Comparison, row: Row) -> Difference | None:
@@ -240,8 +253,16 @@ def _interval_of(score: Score) -> str:
 
 
 def _percent(value: float) -> str:
-    return "–" if value != value else f"{100 * value:.1f}"
+    return number(100 * value, ".1f")
+
+
+def _points(value: float) -> str:
+    return number(100 * value, "+.1f")
+
+
+def _interval(found: Difference) -> str:
+    return f"[{_points(found.low)}, {_points(found.high)}]"
 
 
 def _p(p: float) -> str:
-    return "–" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "< 0.001" if p < 0.001 else number(p, ".3f")

@@ -7,6 +7,7 @@ ones, and code points that are no characters.
 
 from __future__ import annotations
 
+import math
 import unicodedata
 
 _KEPT = {"\n", "\t", "\u200c", "\u200d"}
@@ -18,6 +19,11 @@ def visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(c if c in _KEPT or not _deceptive(c) else _escaped(c) for c in text.replace("\r\n", "\n"))
+
+
+def number(value: float, form: str) -> str:
+    """A number in a format of Python's, with a true minus sign; a dash where it is undefined."""
+    return "–" if math.isnan(value) else format(value, form).replace("-", "−")
 
 
 def _deceptive(character: str) -> bool:

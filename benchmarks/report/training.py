@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from benchmarks.report.collect import Run
@@ -80,6 +81,14 @@ def smooth(values: Sequence[float], share: float = 0.08) -> list[float]:
     half = int(len(values) * share / 2)
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]
+
+
+def noisy(values: Sequence[float]) -> bool:
+    """Whether a curve goes up and down over several times its range, so that a running mean shows more than it."""
+    if len(values) < 13:
+        return False
+    travelled = sum(abs(after - before) for before, after in pairwise(values))
+    return travelled > 3 * (max(values) - min(values)) > 0
 
 
 def _start(found: dict[str, History], stage: str, event: Mapping[str, Any], time: float) -> None:
