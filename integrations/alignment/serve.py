@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import socket
 import sys
@@ -28,7 +29,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,10 +203,13 @@ class Service:
             prompt = encoder.encode_turns(said.digest, said.turns, said.pictures)
         except BadInput as error:
             raise Refused(f"{error.problem}; {error.fix}", "messages") from error
-        if len(prompt.ids) + parameters.max_tokens > self.context:
+        room = self.context - len(prompt.ids)
+        if "max_tokens" in parameters.defaults:
+            parameters = replace(parameters, max_tokens=max(1, min(parameters.max_tokens, room)))
+        if parameters.max_tokens > room:
             raise Refused(
-                f"the prompt has {len(prompt.ids)} tokens; with `max_tokens` {parameters.max_tokens} that is more "
-                f"than the model's context of {self.context}",
+                f"the prompt has {len(prompt.ids)} tokens; with {parameters.max_tokens} to generate that is more than "
+                f"the model's context of {self.context}",
                 "max_tokens",
             )
         keys = [derive(parameters.seed, sample) for sample in range(parameters.n)]
@@ -318,7 +322,7 @@ def read_options(arguments: list[str] | None = None) -> Options:
     add("--top-p", type=float, default=1.0, help="of requests that give none")
     add("--top-k", type=int, default=0, help="of requests that give none; 0 keeps all tokens")
     add("--seed", type=int, default=0, help="of requests that give none")
-    add("--max-new-tokens", type=int, default=1024, help="longest response of requests that give no limit")
+    add("--max-new-tokens", type=int, default=1024, help="of requests that give no limit, where the context has room")
     add("--max-batch", type=int, default=64, help="most responses decoded together")
     add("--threads", type=int, default=1, help="CPU threads")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -339,4 +343,7 @@ def read_options(arguments: list[str] | None = None) -> Options:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    # Everything is written and closed; taking the libraries apart would take seconds, and a stop has not as many.
+    os._exit(code)

@@ -88,6 +88,20 @@ def test_samples_follow_the_models_distribution() -> None:
     assert set(nucleus.tolist()) == {3}
 
 
+def test_top_k_comes_before_top_p() -> None:
+    logits = torch.tensor([[0.0, 1.0, -1.0, 2.0, 0.5]]).expand(20000, -1)
+    uniforms = torch.from_numpy(np.random.default_rng(0).random(20000))
+    most_likely = torch.tensor([[3, 1]])
+    counts = torch.bincount(choose(logits, uniforms, Sampling(0.8, top_k=2)), minlength=5) / 20000
+    expected = (logits[0, most_likely[0]] / 0.8).softmax(-1)
+    torch.testing.assert_close(counts[most_likely[0]], expected, atol=0.015, rtol=0)
+    assert counts[most_likely[0]].sum() == 1
+    # Of the two that are left the first has 73% of the mass, of all five 55%.
+    assert set(choose(logits, uniforms, Sampling(1.0, top_p=0.7, top_k=2)).tolist()) == {3}
+    assert set(choose(logits, uniforms, Sampling(1.0, top_p=0.7)).tolist()) == {3, 1}
+    assert set(choose(logits, uniforms, Sampling(1.0, top_k=9)).tolist()) == {0, 1, 2, 3, 4}
+
+
 def test_media_and_padding_tokens_are_never_sampled(policy: Any, processor: Any, world: World) -> None:
     with torch.no_grad():
         policy.model.language_model.embed_tokens.weight[processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")] *= (
