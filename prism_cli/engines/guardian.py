@@ -113,21 +113,24 @@ def watch(program: int, wake: int) -> int | None:
             return None
 
 
-def end_all(program: int, patience: float, grace: float) -> tuple[int | None, list[str]]:
+def end_all(program: int, code: int | None, patience: float, grace: float) -> tuple[int | None, list[str]]:
     """End every descendant: SIGTERM after `patience` seconds, SIGKILL `grace` seconds later, until none is left.
 
-    Returns the program's exit code if it was collected here, and the names of the processes that were sent a signal.
+    Args:
+        code: the program's exit code, or None while it has not been collected. A program of several threads is a
+            zombie for a moment before its code can be had, so none left does not mean that it is known.
+
+    Returns:
+        The program's exit code, and the names of the processes that were sent a signal.
     """
     began = time.monotonic()
-    code = None
     asked: dict[int, str] = {}
     while True:
         ended = reap(program)
         code = ended if ended is not None else code
         left = descendants()
         passed = time.monotonic() - began
-        if not left or passed > patience + grace + GIVE_UP:
-            reap(program)
+        if (not left and code is not None) or passed > patience + grace + GIVE_UP:
             return code, sorted(set(asked.values()))
         for pid, name in left.items():
             if passed < patience or (pid in asked and passed < patience + grace):
@@ -155,10 +158,10 @@ def main() -> None:
     tell(pid=program)
     code = watch(program, wake)
     if code is None:
-        code, _ = end_all(program, patience=0.0, grace=grace)
+        code, _ = end_all(program, None, patience=0.0, grace=grace)
         left_behind: list[str] = []
     else:
-        _, left_behind = end_all(program, patience=PATIENCE, grace=grace)
+        _, left_behind = end_all(program, code, patience=PATIENCE, grace=grace)
     tell(code=code, left_behind=left_behind)
 
 
