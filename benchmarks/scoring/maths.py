@@ -5,13 +5,16 @@ hands what it parsed to `eval`. So both run in one child process, kept alive bet
 open connections or start programs, it has a limit of memory, and when it does not answer in time it is killed, the
 question counts as undecided, and the next one gets a new child. Thread-safe; questions are answered one at a time.
 
-    python -m benchmarks.scoring.maths     the child: a JSON question a line on stdin, a JSON answer a line on stdout
+    python -P maths.py     the child: one JSON question a line on stdin, one JSON answer a line on stdout
 
 The child needs the lmms_eval environment. Its two ways to compare are those of the official scorers:
 
     mathvision    `find_math_answer` and `is_equal` of lmms-eval's MathVision task: to two decimals
     math_verify   math-verify, as lmms-eval's MathVerse and WeMath reasoning tasks compare
 """
+
+# math-verify is a package of the lmms_eval environment.
+# mypy: disable-error-code="import-not-found, import-untyped"
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import resource
 import select
 import subprocess
@@ -47,6 +51,20 @@ _BLOCKED = (
     *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod", "os.truncate"),
 )
 """Audit events, by their beginning, that the child refuses."""
+_SIGNS = {"π": "\\pi ", "−": "-", "×": "\\times ", "·": "\\cdot ", "÷": "/", "²": "^2", "³": "^3", "∞": "\\infty "}
+_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|log|ln|exp|pi)(?![A-Za-z])")
+_ROOT = re.compile(r"(?:√|(?<![\\A-Za-z])sqrt)\s*(?:\(([^()]*)\)|(\d+(?:\.\d+)?|[A-Za-z]))")
+_TEXT = re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}")
+_WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}[²³]?(?![A-Za-z{(])")
+
+
+def as_latex(text: str) -> str:
+    """A formula as LaTeX without dollars: signs as commands, and words and units left out."""
+    latex = _FUNCTION.sub(r"\\\1 ", _TEXT.sub(" ", text))
+    latex = _WORDS.sub(" ", _ROOT.sub(lambda m: f"\\sqrt{{{m.group(1) or m.group(2)}}}", latex))
+    for sign, command in _SIGNS.items():
+        latex = latex.replace(sign, command)
+    return latex.replace("$", " ").strip()
 
 
 class Maths:
@@ -78,7 +96,7 @@ class Maths:
 
     def _started(self) -> subprocess.Popen[str]:
         if self._child is None or self._child.poll() is not None:
-            command = [sys.executable, "-m", "benchmarks.scoring.maths"]
+            command = [sys.executable, "-P", str(Path(__file__).resolve())]
             pipe = subprocess.PIPE
             self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
             if self._ask(self._child, {"how": "hello"}, START_SECONDS) is None:
@@ -133,7 +151,7 @@ def _official_mathvision() -> ModuleType:
 
 def _comparisons() -> dict[str, Callable[[str, str], bool]]:
     """The ways to compare, by name, each (reference, answer) -> equal."""
-    from math_verify import parse, verify  # type: ignore[import-not-found]
+    from math_verify import parse, verify
 
     official = _official_mathvision()
 
@@ -141,12 +159,9 @@ def _comparisons() -> dict[str, Callable[[str, str], bool]]:
         return bool(official.is_equal(reference, official.find_math_answer(answer)))
 
     def math_verify(reference: str, answer: str) -> bool:
-        def readings(text: str) -> list[Any]:
-            plain = parse(text, parsing_timeout=5)
-            return [plain, parse(f"${text}$", parsing_timeout=5)] if "$" not in text else [plain]
-
-        answers = readings(answer)
-        return any(verify(a, b, timeout_seconds=5) for a in readings(reference) for b in answers if a and b)
+        # Without dollars the parser picks out what it understands: of 2\\sqrt{2} it takes the first 2.
+        gold, given = (parse(f"${as_latex(text)}$", parsing_timeout=5) for text in (reference, answer))
+        return bool(gold) and bool(given) and verify(gold, given, timeout_seconds=5)
 
     return {"mathvision": mathvision, "math_verify": math_verify}
 
