@@ -240,7 +240,7 @@ class Judge:
             except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
                 raise BadInput(
                     f"no judge answers at {self.url}: {printable(self.hide_key(_cause(error)))}",
-                    "start one with `prism judge serve`, correct the address, or do without (--rules-only)",
+                    "start one with `prism judge serve`, or correct the address",
                 ) from None
         if status in (401, 403):
             name = self.key_variable or DEFAULT_KEY

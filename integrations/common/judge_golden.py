@@ -9,7 +9,7 @@ may miss one.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -110,8 +110,11 @@ def describe(item: Golden, reply: Reply) -> str:
     return f"an answer that is {item.verdict}: {got}"
 
 
-def examine(judge: Judge) -> Examined:
+def examine(judge: Judge, report: Callable[[int, int], None] | None = None) -> Examined:
     """Ask a judge the golden items.
+
+    Args:
+        report: told how many of how many are answered.
 
     Raises:
         BadInput: nothing answers there, it refuses the key, or has no such model.
@@ -119,7 +122,13 @@ def examine(judge: Judge) -> Examined:
     """
     _ = judge.identity  # refuses a judge that is absent with a message of its own
     replies: dict[int, Reply] = {}
-    ask_all(judge, [item.question for item in ITEMS], replies.__setitem__)
+
+    def heard(index: int, reply: Reply) -> None:
+        replies[index] = reply
+        if report is not None:
+            report(len(replies), len(ITEMS))
+
+    ask_all(judge, [item.question for item in ITEMS], heard)
     return Examined([replies[index] for index in range(len(ITEMS))])
 
 

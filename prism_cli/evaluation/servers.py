@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,11 +33,15 @@ class ServerChoice:
     url: str | None = None
     """Of a server that runs already (`engine: url`), up to and with `/v1`."""
     served_name: str | None = None
-    """The model's name there."""
+    """The model's name there; of a server started here, the name it gets instead of the usual one."""
     concurrency: int = 64
     """Requests in flight; also the largest batch of the transformers server."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable with the key of a server at a URL."""
+    gpu: int | None = None
+    """The only GPU that a server started here sees, by its number; None: all that prism may use."""
+    port: int = 0
+    """Of a server started here; 0 is any free one."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -92,6 +96,8 @@ def serving(
     logs.mkdir()
     ready, log = logs / "ready.json", logs / "server.log"
     launch = _launch(choice, model.folder, protocol, machine, ready, logs / "requests.jsonl")
+    if choice.gpu is not None:
+        launch = replace(launch, env={**launch.env, "CUDA_VISIBLE_DEVICES": str(choice.gpu)})
     environment = environments.ensure(launch.engine, lambda text: view.environment(launch.engine, text), stop)
     ended, end = threading.Event(), threading.Event()
 
@@ -119,14 +125,15 @@ def _launch(
     choice: ServerChoice, folder: Path, protocol: Mapping[str, Any], machine: Machine, ready: Path, log: Path
 ) -> Launch:
     defaults = {key: protocol[key] for key in ("temperature", "top_p", "top_k", "max_new_tokens")}
+    place: dict[str, Any] = {"port": choice.port, "name": choice.served_name or common.SERVED_NAME}
     if choice.engine == "vllm":
         from integrations.vllm import adapter as vllm_server
 
         return vllm_server.serve_launch(
-            folder, defaults, machine=machine, ready=ready, log=log, batch=choice.concurrency
+            folder, defaults, machine=machine, ready=ready, log=log, batch=choice.concurrency, **place
         )
     return transformers_server.serve_launch(
-        folder, defaults, machine=machine, ready=ready, log=log, batch=choice.concurrency
+        folder, defaults, machine=machine, ready=ready, log=log, batch=choice.concurrency, **place
     )
 
 
