@@ -308,7 +308,7 @@ class _Study:
         if series.units == 1 and len(known) == 1 and not where.clustered:
             rate = wilson(int(np.nansum(series.values[0])), n)
             low, high, method = rate.low, rate.high, "wilson"
-        clusters = len({int(c) for ids, items in zip(where.clusters, known, strict=True) for c in ids[items]})
+        clusters = _touched(where, known)
         return Score(
             found.statistic.value, low, high, n, clusters, method, _over(found.statistic), found.statistic.seeds
         )
@@ -322,10 +322,6 @@ class _Study:
         by_item = [_over_seeds(values) for values in series.values]
         flat = np.concatenate(by_item)
         win, loss = int((flat > 0).sum()), int((flat < 0).sum())
-        known, moved = (
-            np.unique(np.concatenate([ids[keep] for ids, keep in zip(where.clusters, chosen, strict=True)]))
-            for chosen in ([~np.isnan(v) for v in by_item], [np.nan_to_num(v) != 0 for v in by_item])
-        )
         single = series.units == 1 and len(by_item) == 1 and not where.clustered
         test = "mcnemar" if single else "seeds" if found.statistic.over_seeds else "sign flips"
         low, high = found.statistic.interval()
@@ -339,8 +335,8 @@ class _Study:
             win=win,
             loss=loss,
             tie=int((flat == 0).sum()),
-            clusters=len(known),
-            differing=len(moved),
+            clusters=_touched(where, [~np.isnan(values) for values in by_item]),
+            differing=_touched(where, [np.nan_to_num(values) != 0 for values in by_item]),
             over=_over(found.statistic),
             seeds=found.statistic.seeds,
         )
@@ -417,6 +413,18 @@ def _over_seeds(values: NDArray[Any]) -> NDArray[np.float64]:
     count = known.sum(axis=0)
     mean = np.where(known, values, 0.0).sum(axis=0) / np.maximum(count, 1)
     return np.where(count > 0, np.where(np.abs(mean) < 1e-9, 0.0, mean), np.nan)
+
+
+def _touched(where: Layout, chosen: Sequence[NDArray[Any]]) -> int:
+    """Number of clusters with one of the chosen items.
+
+    Args:
+        chosen: by task: [items].
+    """
+    touched: NDArray[np.bool_] = np.zeros(where.count, dtype=bool)
+    for ids, items in zip(where.clusters, chosen, strict=True):
+        touched[ids[items]] = True
+    return int(touched.sum())
 
 
 def _over(statistic: Statistic) -> str:

@@ -33,6 +33,10 @@ MANY_SEEDS = 5
 """From this many training seeds on, the spread over seeds is part of every interval and test."""
 _BLOCK = 2**17
 """Weights made at a time: small enough for a core's cache."""
+_ROWS = 64
+_SMALL = 2**17
+"""Multiplications in one matrix product, few enough for BLAS not to start threads: benchmarks have a thread each, and
+on a busy machine threads of BLAS beside them wait for one another many times longer than they work."""
 
 
 @dataclass(frozen=True)
@@ -282,13 +286,13 @@ def _bootstrap(
     totals = np.zeros((resamples, columns.shape[1]), dtype=np.float32)
     start = 0
     for size in strata:
-        block = max(1, _BLOCK // size)
+        block = min(_ROWS, max(1, _BLOCK // size))
         for first in range(0, resamples, block):
             rows = min(block, resamples - first)
             kind = np.uint16 if size <= 2**16 else np.uint32
             drawn = random.integers(0, size, size=(rows, size), dtype=kind) + np.arange(rows)[:, None] * size
             weights = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size)
-            totals[first : first + rows] += weights.astype(np.float32) @ columns[start : start + size]
+            totals[first : first + rows] += _product(weights.astype(np.float32), columns[start : start + size])
         start += size
     return totals
 
@@ -302,9 +306,19 @@ def _flips(
     columns = np.stack(influences, axis=1).astype(np.float32)
     result = np.zeros((resamples, columns.shape[1]), dtype=np.float32)
     width = -(-clusters // 8)
-    block = max(1, _BLOCK // clusters)
+    block = min(_ROWS, max(1, _BLOCK // clusters))
     for first in range(0, resamples, block):
         rows = min(block, resamples - first)
         bits = np.unpackbits(np.frombuffer(random.bytes(rows * width), dtype=np.uint8).reshape(rows, width), axis=1)
-        result[first : first + rows] = bits[:, :clusters].astype(np.float32) @ columns
+        result[first : first + rows] = _product(bits[:, :clusters].astype(np.float32), columns)
     return 2 * result - columns.sum(axis=0)
+
+
+def _product(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+    """left @ right as a sum of small products."""
+    rows, inner = left.shape
+    step = min(inner, max(1, _SMALL // (rows * right.shape[1])))
+    whole = inner // step * step
+    lefts = left[:, :whole].reshape(rows, -1, step).transpose(1, 0, 2)
+    product: NDArray[np.float32] = np.matmul(lefts, right[:whole].reshape(-1, step, right.shape[1])).sum(axis=0)
+    return product + left[:, whole:] @ right[whole:]
