@@ -422,13 +422,14 @@ def scorer_of(settings: Any, ctx: StageContext, view: View, stop: threading.Even
     suite = load_suite(settings.suite or GENERAL_SUITE)
     if not all(harness.reads_pool(task) for benchmark in suite.benchmarks for task in benchmark.tasks):
         suite = load_suite(GENERAL_SUITE)
-    server = choose("auto", None, settings.batch, ctx.machine.gpus)
+    server = replace(choose("auto", None, settings.batch, ctx.machine.gpus), gpu=settings.eval_gpu)
+    machine = ctx.machine if settings.eval_gpu is None else replace(ctx.machine, gpus=1)
 
     def score(model: Path, pool: str, items: int, out: Path) -> dict[str, dict[str, bool | None]]:
         ask = Ask(suite, ("greedy",), limit=items, max_new_tokens=settings.max_new_tokens, pool=pool)
-        label = f"{ctx.name} {out.name.replace('step-', 'step ').replace(' 0', ' ')}"
+        label = f"{ctx.name} step {int(out.name.removeprefix('step-'))}"
         asked = Model(label, model, hash_folder(model), out / "cells", ctx.seed, ctx.data_dir, {"stage": ctx.name})
-        outcomes = Evaluator(ask, server, ctx.machine, 1, view, stop).run_model(asked)
+        outcomes = Evaluator(ask, server, machine, 1, view, stop).run_model(asked)
         cells = [read_cell(outcome.cell.folder) for outcome in outcomes]
         return verdicts_of([cell for cell in cells if cell is not None])
 

@@ -99,8 +99,9 @@ class Evaluation(Settings):
     """The checkpoint that becomes the stage's result: the `last` one, or of those evaluated the one with the `best`
     share of right answers (of equals the later)."""
     eval_gpu: int | None = Field(default=None, ge=0)
-    """GPU, by its number, that these evaluations have to themselves. Null: where there are GPUs they wait for the end
-    of the training, so that they never take its memory; then nothing is warned of early."""
+    """GPU, by its number, that these evaluations have to themselves; keep it from the training with
+    CUDA_VISIBLE_DEVICES. Null: where there are GPUs they wait for the end of the training, so that they never take its
+    memory; then nothing is warned of early."""
     max_new_tokens: int | None = Field(default=None, ge=1)
     """Longest response in tokens, null: the suite's own limits. A longer one is cut and counted as truncated."""
     batch: int = Field(default=64, ge=1)

@@ -8,6 +8,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from cells import make_cell
 from test_execute import Counting, Program, programs_for_engines, run, store  # noqa: F401 fixtures
 
 from integrations.common.files import read_json
@@ -477,3 +478,36 @@ def test_a_pool_that_would_flatter_the_choice_is_refused(change, problem):
     with pytest.raises(BadInput, match=problem):
         load("digits", None, ["evaluation.eval_every=1", change])
     load("digits", None, [change])  # without eval_every it is not used
+
+
+def test_suites_of_published_items_give_way_to_the_runs_own(tmp_path, monkeypatch):
+    asked_of = []
+
+    class Evaluator:
+        def __init__(self, ask, server, machine, jobs, view, stop):
+            self.ask, self.server, self.machine = ask, server, machine
+
+        def run_model(self, model):
+            asked_of.append((self.ask, self.server, self.machine, model))
+            cell = make_cell(model.store, items=20, correct=[True] * 20)
+            return [SimpleNamespace(cell=cell)]
+
+    monkeypatch.setattr(intermediate, "Evaluator", Evaluator)
+    stage = Stage(tmp_path, [], gpus=4)
+    for suite, tasks in (
+        ("digits", ["prism_digits"]),
+        ("multimodal-reasoning", ["prism_pool"]),
+        (None, ["prism_pool"]),
+    ):
+        settings = SimpleNamespace(suite=suite, batch=8, eval_gpu=3, max_new_tokens=64)
+        score = intermediate.scorer_of(settings, stage.ctx, None, threading.Event())
+        found = score(stage.root / "start", "validation", 20, tmp_path / "step-000040")
+        ask, server, machine, model = asked_of[-1]
+        tasks = [task for benchmark in ask.suite.benchmarks for task in benchmark.tasks]
+        assert tasks == (["prism_digits"] if suite == "digits" else ["prism_pool"])
+        assert (ask.protocols, ask.limit, ask.pool, ask.max_new_tokens) == (("greedy",), 20, "validation", 64)
+        assert (server.gpu, machine.gpus) == (3, 1)
+        assert (model.label, model.pools) == ("prism/rlvr step 40", stage.root)
+        assert set(found["correct"].values()) == {True}
+        assert len(found["correct"]) == 20
+        assert set(found["perception"].values()) == {None}
