@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--job", type=Path, required=True, help="JSON file, see integrations/lmms_eval/job.py")
     parser.add_argument("--tasks", type=Path, action="append", default=[], help="a further folder of tasks")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the scratch folder is removed
     try:
         job = jobs.read(given.job)
     except PrismError as error:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_stage import launch_code
+from engine_stage import World, launch_code, run_inside
 from stub_server import StubServer, image_addresses, prompt_text
+from test_serve import launch_for, running
 
 from benchmarks.samples import Cell, cell_facts, read_cell, write_cell
 from benchmarks.suites import PROTOCOLS
@@ -112,28 +113,28 @@ class Bench:
     def cell(self, name: str, pool: Path, **changes: Any) -> dict[str, Any]:
         return {"folder": str(self.root / "store" / name), "facts": facts(**changes), "dataset": {"pool": str(pool)}}
 
-    def job(self, server: StubServer | None, cells: Cells, **changes: Any) -> Path:
+    def job(self, url: str | None, cells: Cells, **changes: Any) -> Path:
         self.starts += 1
         folder = self.root / f"start {self.starts}"
         folder.mkdir(parents=True)
-        given = {"url": server.url, "model": "policy", "concurrency": 4, "patience": 2, **changes} if server else None
+        given = {"url": url, "model": "policy", "concurrency": 4, "patience": 2, **changes} if url else None
         return adapter.write_job(
             folder / "job.json",
             server=given,
             cells=cells,
             images=self.root / "store" / "images",
             progress=folder / "progress.jsonl",
-            mode="evaluate" if server else "rescore",
+            mode="evaluate" if url else "rescore",
         )
 
-    def run(self, server: StubServer | None, cells: Cells, **changes: Any) -> tuple[int, str, Path]:
-        """Exit code, log and folder of one start."""
-        job = self.job(server, cells, **changes)
+    def run(self, url: str | None, cells: Cells, **changes: Any) -> tuple[int, str, Path]:
+        """Exit code, log and folder of one start; without a server it scores again."""
+        job = self.job(url, cells, **changes)
         code = launch_code(adapter.launch(job), self.environment, job.parent)
         return code, (job.parent / "engine.log").read_text(), job.parent
 
-    def run_and_kill(self, server: StubServer, cells: Cells, when: Callable[[], bool]) -> None:
-        job = self.job(server, cells)
+    def run_and_kill(self, url: str, cells: Cells, when: Callable[[], bool]) -> None:
+        job = self.job(url, cells)
         launch = adapter.launch(job)
         imports = process.link_packages(job.parent / "import", launch.packages)
         env = process.engine_environment(launch, self.environment, imports, job.parent / "engine.log")
@@ -192,7 +193,7 @@ def evaluated(bench: Bench) -> Evaluated:
         "smoke": bench.cell("smoke", pool, task="prism_digits_smoke"),
     }
     slow = StubServer(answer, delay=0.15)
-    bench.run_and_kill(slow, [cells["killed"]], lambda: len(slow.payloads) >= 9)
+    bench.run_and_kill(slow.url, [cells["killed"]], lambda: len(slow.payloads) >= 9)
     slow.close()
     # A namesake left a log behind, and a file stands where a cell wants its folder.
     namesake = Path(cells["namesake"]["folder"])
@@ -207,11 +208,11 @@ def evaluated(bench: Bench) -> Evaluated:
             return {"status": 400}
         if text not in stumbled:
             stumbled.add(text)
-            return {"status": 503}
+            return {"status": 503} if len(stumbled) % 2 else {"text": "half a", "finish": "abort"}
         return answer(payload)
 
     with StubServer(stumbling) as server:
-        code, log, folder = bench.run(server, list(cells.values()), patience=20)
+        code, log, folder = bench.run(server.url, list(cells.values()), patience=20)
         payloads = server.payloads
     progress = JsonlTail(folder / "progress.jsonl").poll()
     return Evaluated(bench, pool, cells, code, log, progress, slow.payloads, payloads)
@@ -387,7 +388,7 @@ def test_server_that_is_gone_ends_the_job_in_one_line_each(evaluated: Evaluated)
     bench = evaluated.bench
     with StubServer(lambda _: {"status": 500}) as server:
         cells = [bench.cell("gone", evaluated.pool), evaluated.cells["killed"], bench.cell("gone too", evaluated.pool)]
-        code, log, _ = bench.run(server, cells, patience=1)
+        code, log, _ = bench.run(server.url, cells, patience=1)
     assert code == 1
     [(folder, (problem, fix))] = adapter.explain_cells(log).items()
     assert Path(folder).name == "gone"
@@ -396,3 +397,19 @@ def test_server_that_is_gone_ends_the_job_in_one_line_each(evaluated: Evaluated)
     assert "Traceback" not in log
     assert adapter.check_cell(Path(folder), cells[0]["facts"]) == "there is no finished cell"
     assert read_cell(Path(cells[2]["folder"])) is None
+
+
+def test_greedy_answers_are_those_of_training(
+    bench: Bench, small_world: World, alignment_env: Environment, tmp_path: Path
+) -> None:
+    pool, items, longest = small_world.data / "validation.jsonl", 8, 12
+    arguments = [tmp_path / "texts.json", small_world.model, pool, str(items), str(longest)]
+    run_inside(alignment_env, "greedy.py", arguments, tmp_path)
+    cell = bench.cell("served", pool, protocol=protocol("greedy", max_new_tokens=longest), limit=items)
+    folder = tmp_path / "a server"
+    with running(launch_for(small_world.model, folder), alignment_env, folder) as server:
+        code, log, _ = bench.run(server.wait_ready(), [cell])
+    assert code == 0, log
+    found = rows(bench.read("served"))
+    assert [row["response"] for row in found] == json.loads((tmp_path / "texts.json").read_text())
+    assert all(row["tokens"] == longest or not row["truncated"] for row in found)

@@ -22,6 +22,8 @@ from integrations.lmms_eval.job import Server
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}
 """Status codes after which the same request may succeed."""
 LONGEST_PAUSE = 15.0
+UNFINISHED = {None, "abort", "error"}
+"""Reasons of servers for giving up a response on their own account: it is no response of the model's."""
 
 
 class ServerFailed(StageFailed):
@@ -85,7 +87,7 @@ class Connection:
         except httpx.TransportError as error:
             return None, f"cannot be reached ({type(error).__name__}: {error})"
         if response.status_code == 200:
-            return _reply(response), "sent something that is not a chat completion"
+            return _reply(response), "sent something that is not a whole chat completion"
         told = " ".join(response.text.split())[:300]
         if response.status_code not in AGAIN:
             raise StageFailed(
@@ -104,6 +106,8 @@ def _reply(response: httpx.Response) -> Reply | None:
     try:
         content = response.json()
         [choice] = content["choices"]
+        if choice["finish_reason"] in UNFINISHED:
+            return None
         text = (choice["message"]["content"] or "").encode("utf-8", "replace").decode()  # half a character is none
         return Reply(text, choice["finish_reason"], content.get("usage"))
     except (ValueError, KeyError, TypeError):
