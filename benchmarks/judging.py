@@ -31,6 +31,8 @@ MOST_ERRORS = 0.02
 """Share of responses without a verdict, of those put to the judge in one pass, above which the pass fails."""
 RULE = "judge"
 """In the `rule` column: the judge decided."""
+RULES = "judged_rules"
+"""In cell.json: by rule, the rows it had decided before a judge did, so that the judge can be taken back."""
 
 Report = Callable[[int, int], None]
 """Told how many of how many questions are answered, now and then."""
@@ -89,7 +91,8 @@ def clear_judge(cell: Cell) -> Cell:
         {**row, "correct": row["rule_correct"], "rule": rule, "judged": None}
         for row, rule in zip(cell.table.to_pylist(), _rules(cell), strict=True)
     ]
-    write_cell(cell.folder, rows, {**cell.facts, "judge": None})
+    facts = {name: fact for name, fact in cell.facts.items() if name != RULES}
+    write_cell(cell.folder, rows, {**facts, "judge": None})
     cleared = read_cell(cell.folder)
     assert cleared is not None
     return cleared
@@ -121,7 +124,7 @@ def _questions(cell: Cell, judgeable: Collection[str]) -> dict[int, Question]:
 def _rules(cell: Cell) -> list[str]:
     """The rule that decided about each row before any judge did."""
     rules: list[str] = cell.table.column("rule").to_pylist()
-    for rule, indices in (cell.facts.get("judge") or {}).get("rules", {}).items():
+    for rule, indices in cell.facts.get(RULES, {}).items():
         for index in indices.split():
             rules[int(index)] = rule
     return rules
@@ -175,11 +178,11 @@ def _apply(
         return dict(before["counts"])
     fresh = sum(question in asked for question in questions.values())
     told["counts"] = {"asked": fresh, "cached": len(questions) - fresh, **counts_of([rows[i] for i in questions])}
-    told["rules"] = {
+    replaced = {
         rule: " ".join(str(index) for index in questions if rules[index] == rule)
         for rule in sorted({rules[index] for index in questions})
     }
-    write_cell(cell.folder, rows, {**cell.facts, "judge": told})
+    write_cell(cell.folder, rows, {**cell.facts, "judge": told, RULES: replaced})
     return dict(told["counts"])
 
 

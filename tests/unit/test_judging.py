@@ -65,7 +65,9 @@ def test_it_raises_and_lowers_and_leaves_the_rest(tmp_path):
     facts = read_cell(cell.folder).facts
     assert facts["judge"]["counts"] == told.counts
     assert (told.counts["raised"], told.counts["lowered"]) == (raised, lowered)
-    assert {key: facts[key] for key in facts if key != "judge"} == {k: cell.facts[k] for k in facts if k != "judge"}
+    assert {key: facts[key] for key in cell.facts if key != "judge"} == {
+        k: v for k, v in cell.facts.items() if k != "judge"
+    }
 
 
 def test_it_sees_question_reference_and_answer_only(tmp_path):
