@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="List, build, check and remove the engines' environments.")
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Engines. [default: all]")]
+Usual = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME]...", help="Engines. [default: all, optional ones once built]")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output instead of text.")]
 
 
@@ -33,7 +36,7 @@ def list_(as_json: AsJson = False) -> None:
         return
     from prism_cli.ui.tables import print_table
 
-    rows = [[state["name"], state["status"], state["packages"], state["torch"], state["key"]] for state in told]
+    rows = [[state["name"], _status(state), state["packages"], state["torch"], state["key"]] for state in told]
     print_table(["engine", "state", "packages", "torch", "key"], rows, numbers=[2])
     typer.echo(f"cache: {environments.cache_folder()}")
     for state in told:
@@ -46,11 +49,11 @@ def list_(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def build(names: Names = None, as_json: AsJson = False) -> None:
+def build(names: Usual = None, as_json: AsJson = False) -> None:
     """Build environments that are not there yet."""
     from prism_cli.engines import environments
 
-    chosen = _chosen(names)
+    chosen = _chosen(names or environments.usual_names())
     for name in chosen:
         environments.ensure(name, _report(name, as_json))
     told = [_state(name) for name in chosen]
@@ -62,12 +65,12 @@ def build(names: Names = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def check(names: Names = None, as_json: AsJson = False) -> None:
+def check(names: Usual = None, as_json: AsJson = False) -> None:
     """Compare environments with their locks and import their engines. Exit code 1 if one is not sound."""
     from prism_cli.engines import environments
 
     found: dict[str, list[str]] = {}
-    for name in _chosen(names):
+    for name in _chosen(names or environments.usual_names()):
         found[name] = environments.check(name)
         if not as_json:
             typer.echo(f"{name}: {'sound' if not found[name] else 'not sound'}")
@@ -133,6 +136,7 @@ def _state(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "status": "your own" if environment.own else "built" if built else "not built",
+        "optional": environments.describe(name).optional,
         "path": str(environment.folder),
         "key": environment.key,
         "packages": len(environments.pins(name)),
@@ -141,6 +145,11 @@ def _state(name: str) -> dict[str, Any]:
         "outdated": [str(path) for path in environments.outdated(name)],
         "built_as": environments.built_as(environment) if built else {},
     }
+
+
+def _status(state: dict[str, Any]) -> str:
+    """For people, who wonder why it was not built among the others."""
+    return f"{state['status']} (optional)" if state["optional"] and state["status"] == "not built" else state["status"]
 
 
 def _report(name: str | None, quiet: bool) -> Report:

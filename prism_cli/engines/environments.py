@@ -2,7 +2,8 @@
 
 The engines pin each other out, so each has its own environment, described by three files in
 `integrations/<engine>/env/`: `requirements.in` (what is wanted), `requirements.lock` (every package and hash, no
-addresses) and `environment.toml` (what `check` imports, disk space). Environments live in a cache that all runs share:
+addresses) and `environment.toml` (what `check` imports, disk space, whether it is built only when asked for).
+Environments live in a cache that all runs share:
 
     $PRISM_CACHE, else $XDG_CACHE_HOME/prism, else ~/.cache/prism
         envs/<engine>-<key>/            key: lock, interpreter and platform
@@ -78,6 +79,8 @@ class Description:
     """Disk space of a build into an empty cache."""
     beside_mb: int
     """The same where an environment with the same torch exists, whose files uv links."""
+    optional: bool = False
+    """Not every machine can use it: built when it is needed or named, not among all."""
 
 
 def definitions() -> Path:
@@ -91,6 +94,11 @@ def definitions() -> Path:
 def names() -> list[str]:
     """Engines that have an environment, sorted."""
     return sorted(lock.parent.parent.name for lock in definitions().glob("*/env/requirements.lock"))
+
+
+def usual_names() -> list[str]:
+    """Engines whose environments belong on every machine, and the optional ones that this machine has."""
+    return [name for name in names() if not describe(name).optional or is_built(locate(name))]
 
 
 def lock_file(name: str) -> Path:

@@ -41,6 +41,23 @@ def test_built_listed_checked_and_removed(capsys: pytest.CaptureFixture[str]) ->
     assert told(capsys, "remove", "--all") == {"removed": {"tiny": []}}
 
 
+def test_an_optional_one_is_built_only_when_named(tiny_engine: TinyEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_engine.lock("extra", "tiny==1.0", tiny_engine.package("1.0"))
+    with (tiny_engine.folder / "extra" / "env" / "environment.toml").open("a") as stream:
+        stream.write("optional = true\n")
+
+    def names(*words: str) -> list[str]:
+        return [state["name"] for state in told(capsys, *words)["environments"]]
+
+    assert names("build") == names("check") == ["tiny"]
+    assert [state["optional"] for state in told(capsys, "list")["environments"]] == [True, False]
+    assert main(["env", "list"]) == 0
+    assert "not built (optional)" in capsys.readouterr().out
+    assert names("build", "extra") == ["extra"]
+    assert names("build") == names("check") == ["extra", "tiny"]
+    assert list(told(capsys, "remove", "--all")["removed"]) == ["extra", "tiny"]
+
+
 def test_text_fits_80_columns_and_names_each_step(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -405,10 +405,16 @@ def test_requirement_that_cannot_be_met_leaves_the_lock_alone(engines: TinyEngin
 # The engines' own locks
 
 
-def test_engines_share_one_torch() -> None:
-    assert environments.names() == ["alignment", "llamafactory", "lmms_eval", "verl"]
+def test_engines_of_every_machine_share_one_torch() -> None:
+    assert environments.names() == ["alignment", "llamafactory", "lmms_eval", "verl", "vllm"]
+    usual = [name for name in environments.names() if not environments.describe(name).optional]
+    assert usual == ["alignment", "llamafactory", "lmms_eval", "verl"]
     for package in ("torch", "torchvision"):
-        assert len({environments.pins(name)[package] for name in environments.names()}) == 1
+        assert len({environments.pins(name)[package] for name in usual}) == 1
+
+
+def test_both_inference_servers_prepare_prompts_with_one_transformers() -> None:
+    assert environments.pins("vllm")["transformers"] == environments.pins("alignment")["transformers"]
 
 
 def test_locks_name_no_address_and_hash_every_package() -> None:

@@ -1,0 +1,1 @@
+"""vLLM as an inference server on GPUs, run in its own environment."""
