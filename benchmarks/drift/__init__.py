@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.drift.demonstrations import Pool, read_pools
 from benchmarks.drift.distances import RESAMPLES
-from benchmarks.drift.measure import MEASURED, Responses, Work, read_responses, usable
+from benchmarks.drift.measure import MEASURED, Demonstrations, Responses, Work, read_responses, usable
 from benchmarks.drift.proxies import PROXIES
 from benchmarks.samples import Cell
 from integrations.common.files import read_json
@@ -74,11 +74,12 @@ def drift(run_dir: Path | None, cells: Sequence[Cell]) -> dict[str, Any]:
     """
     run = _Run.read(run_dir)
     pools = read_pools(run_dir, run.pool_users) if run_dir is not None else []
+    shown = {digits: usable(pools, digits=digits) for digits in {cell.benchmark == DIGITS for cell in cells}}
     groups = []
     ordered = sorted(cells, key=lambda cell: (cell.benchmark, cell.protocol))
     for (benchmark, protocol), part in groupby(ordered, key=lambda cell: (cell.benchmark, cell.protocol)):
         first = next(i for i, cell in enumerate(cells) if (cell.benchmark, cell.protocol) == (benchmark, protocol))
-        groups.append((first, _group(benchmark, protocol, list(part), run, pools)))
+        groups.append((first, _group(benchmark, protocol, list(part), run, shown[benchmark == DIGITS])))
     return {
         "proxies": dict(PROXIES),
         "notes": _notes(run_dir, pools),
@@ -129,7 +130,7 @@ class _Run:
         return None
 
 
-def _group(benchmark: str, protocol: str, cells: Sequence[Cell], run: _Run, pools: Sequence[Pool]) -> dict[str, Any]:
+def _group(benchmark: str, protocol: str, cells: Sequence[Cell], run: _Run, pools: Demonstrations) -> dict[str, Any]:
     """One benchmark under one protocol."""
     labels = list(dict.fromkeys(cell.model for cell in cells))
     known = [label for label in run.order if label in labels]
@@ -141,7 +142,7 @@ def _group(benchmark: str, protocol: str, cells: Sequence[Cell], run: _Run, pool
     }
     random = np.random.default_rng(0)
     weights = random.multinomial(len(clusters), np.full(len(clusters), 1 / len(clusters)), size=RESAMPLES)
-    work = Work(weights.astype(np.float64), random, stages, usable(pools, digits=benchmark == DIGITS))
+    work = Work(weights.astype(np.float64), random, stages, pools)
     measured = {name: work.proxy(name) for name in PROXIES}
     parents = {label: run.parent_among(label, labels) for label in labels}
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from benchmarks.statistics import mcnemar, wilson
 MEASURED = ("correct", "perception", "logic", "format", "truncated")
 """Verdict columns of the samples. `perception` and `logic` are null where a benchmark cannot measure them."""
 _HISTOGRAM_BINS = 30
+
+Demonstrations: TypeAlias = Mapping[str, tuple[Mapping[str, Any], Mapping[str, Floats]]]
+"""Facts and proxies by pool; a proxy is [rows], nan where undefined."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def read_responses(cells: Sequence[Cell], clusters: dict[Any, int], *, digits: b
     )
 
 
-def usable(pools: Sequence[Pool], *, digits: bool) -> dict[str, tuple[dict[str, Any], dict[str, Floats]]]:
+def usable(pools: Sequence[Pool], *, digits: bool) -> Demonstrations:
     """Facts and proxies of the pools whose demonstrations mostly have the paper's form."""
     found = {}
     for pool in [pool for pool in pools if pool.has_form]:
@@ -102,7 +105,7 @@ class Work:
     """[resamples, clusters], how often each is drawn."""
     random: np.random.Generator
     stages: Mapping[str, Responses]
-    pools: Mapping[str, tuple[dict[str, Any], dict[str, Floats]]]
+    pools: Demonstrations
 
     def rate(self, stage: Responses, name: str) -> dict[str, Any] | None:
         """A share of responses: Wilson where each item was asked once and stands alone, else a cluster bootstrap."""

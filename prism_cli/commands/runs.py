@@ -80,13 +80,15 @@ def drift(name: Name, runs_dir: RunsDir = Path("runs"), json_: Json = False) -> 
     cells = find_cells(store.root / "eval")
     if not cells:
         raise BadInput(f"no stage of run `{name}` is evaluated yet", f"run `prism eval --run {name}` first")
-    found = drift_of(store.root, cells)
-    if json_:
-        _print_json({"run": name, **found})
-        return
     from rich.console import Console
 
     from benchmarks.drift.tables import print_drift
+
+    with Console(stderr=True).status("reading responses"):
+        found = drift_of(store.root, cells)
+    if json_:
+        _print_json({"run": name, **found})
+        return
 
     print_drift(found, Console(highlight=False))
 
