@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from benchmarks.compare.estimates import Estimate, difference_of, macro_difference, macro_score, score_of
 from benchmarks.compare.pairing import (
     METRICS,
     TREATED_ARM,
@@ -34,7 +35,6 @@ from benchmarks.compare.resampling import RESAMPLES, Layout, Series, Statistic, 
 from benchmarks.compare.result import SCORE, Answers, Benchmark, Comparison, Difference, Row, Score
 from benchmarks.metrics import metrics
 from benchmarks.samples import Cell
-from benchmarks.statistics import mcnemar, wilson
 from integrations.errors import BadInput
 
 _THREADS = 2
@@ -140,14 +140,6 @@ def _headline(rows: Sequence[Row], treated: str | None) -> Row | None:
     return compared[0] if len(compared) == 1 else None
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A statistic with the values it came from."""
-
-    statistic: Statistic
-    series: Series
-
-
 class _Study:
     """The numbers of one suite under one protocol.
 
@@ -176,7 +168,7 @@ class _Study:
         self.layouts = {column.name: self._layout(column) for column in columns}
 
     @cached_property
-    def found(self) -> dict[str, dict[Hashable, _Found]]:
+    def found(self) -> dict[str, dict[Hashable, Estimate]]:
         """By benchmark: (label, metric) for scores, (label, metric, baseline) for differences."""
         with ThreadPoolExecutor(_THREADS) as pool:
             return dict(zip((c.name for c in self.columns), pool.map(self._analyse, self.columns), strict=True))
@@ -225,7 +217,7 @@ class _Study:
         by_task = [{training for training, _ in model.cells.get(task, {})} for task in column.tasks]
         return [seed for seed in _training_seeds(model) if all(seed in there for there in by_task)]
 
-    def _analyse(self, column: Column) -> dict[Hashable, _Found]:
+    def _analyse(self, column: Column) -> dict[Hashable, Estimate]:
         series: dict[Hashable, Series] = {}
         for label, model in self.models.items():
             seeds, baseline = self._complete(model, column), self.baselines[label]
@@ -237,7 +229,9 @@ class _Study:
         name = int.from_bytes(hashlib.sha256(column.name.encode()).digest()[:8], "big")
         random = np.random.default_rng([self.seed, name])
         statistics = resample(self.layouts[column.name], series, self.resamples, random)
-        return {key: _Found(statistic, series[key]) for key, statistic in statistics.items()}
+        return {
+            key: Estimate(self.layouts[column.name], series[key], statistic) for key, statistic in statistics.items()
+        }
 
     def _pairs(self, model: Model, column: Column) -> Pairs:
         """Training seeds in which model and baseline meet; a model without one meets every seed of the other."""
@@ -298,48 +292,11 @@ class _Study:
 
     def _scores(self, name: str, label: str) -> dict[str, Score]:
         found = {metric: self.found[name].get((label, metric)) for metric in self.metrics}
-        return {m: self._score(name, f) for m, f in found.items() if f and not math.isnan(f.statistic.value)}
-
-    def _score(self, name: str, found: _Found) -> Score:
-        where, series = self.layouts[name], found.series
-        known = [(~np.isnan(values)).any(axis=0) for values in series.values]
-        low, high = found.statistic.interval()
-        method, n = "bootstrap", sum(int(items.sum()) for items in known)
-        if series.units == 1 and len(known) == 1 and not where.clustered:
-            rate = wilson(int(np.nansum(series.values[0])), n)
-            low, high, method = rate.low, rate.high, "wilson"
-        clusters = _touched(where, known)
-        return Score(
-            found.statistic.value, low, high, n, clusters, method, _over(found.statistic), found.statistic.seeds
-        )
+        return {m: score_of(f) for m, f in found.items() if f and not math.isnan(f.statistic.value)}
 
     def _differences(self, name: str, label: str, baseline: str | None) -> dict[str, Difference]:
         found = {metric: self.found[name].get((label, metric, baseline)) for metric in self.metrics}
-        return {m: self._difference(name, f) for m, f in found.items() if f and not math.isnan(f.statistic.value)}
-
-    def _difference(self, name: str, found: _Found) -> Difference:
-        where, series = self.layouts[name], found.series
-        by_item = [_over_seeds(values) for values in series.values]
-        flat = np.concatenate(by_item)
-        win, loss = int((flat > 0).sum()), int((flat < 0).sum())
-        single = series.units == 1 and len(by_item) == 1 and not where.clustered
-        test = "mcnemar" if single else "seeds" if found.statistic.over_seeds else "sign flips"
-        low, high = found.statistic.interval()
-        return Difference(
-            value=found.statistic.value,
-            low=low,
-            high=high,
-            p=mcnemar(win, loss) if single else found.statistic.p_value(),
-            p_holm=math.nan,
-            test=test,
-            win=win,
-            loss=loss,
-            tie=int((flat == 0).sum()),
-            clusters=_touched(where, [~np.isnan(values) for values in by_item]),
-            differing=_touched(where, [np.nan_to_num(values) != 0 for values in by_item]),
-            over=_over(found.statistic),
-            seeds=found.statistic.seeds,
-        )
+        return {m: difference_of(f) for m, f in found.items() if f and not math.isnan(f.statistic.value)}
 
     def _macro(self, key: Hashable) -> Statistic | None:
         """The unweighted mean over benchmarks, or None where one lacks it or has other training seeds."""
@@ -353,40 +310,22 @@ class _Study:
     def _macro_scores(self, label: str) -> dict[str, Score]:
         if len(self.columns) == 1:
             return self._scores(self.columns[0].name, label)
-        result = {}
-        for metric in self.metrics:
-            whole = self._macro((label, metric))
-            if whole is not None:
-                parts = [self._score(c.name, self.found[c.name][label, metric]) for c in self.columns]
-                n, clusters = sum(p.n for p in parts), sum(p.clusters for p in parts)
-                low, high = whole.interval()
-                result[metric] = Score(whole.value, low, high, n, clusters, "bootstrap", _over(whole), whole.seeds)
-        return result
+        wholes = {metric: self._macro((label, metric)) for metric in self.metrics}
+        return {
+            metric: macro_score(whole, [self.found[c.name][label, metric] for c in self.columns])
+            for metric, whole in wholes.items()
+            if whole is not None
+        }
 
     def _macro_differences(self, label: str, baseline: str) -> dict[str, Difference]:
         if len(self.columns) == 1:
             return self._differences(self.columns[0].name, label, baseline)
-        result = {}
-        for metric in self.metrics:
-            whole = self._macro((label, metric, baseline))
-            if whole is not None:
-                parts = [self._difference(c.name, self.found[c.name][label, metric, baseline]) for c in self.columns]
-                low, high = whole.interval()
-                result[metric] = Difference(
-                    value=whole.value,
-                    low=low,
-                    high=high,
-                    p=whole.p_value(),
-                    p_holm=math.nan,
-                    test="seeds" if whole.over_seeds else "sign flips",
-                    **{
-                        name: sum(getattr(part, name) for part in parts)
-                        for name in ("win", "loss", "tie", "clusters", "differing")
-                    },
-                    over=_over(whole),
-                    seeds=whole.seeds,
-                )
-        return result
+        wholes = {metric: self._macro((label, metric, baseline)) for metric in self.metrics}
+        return {
+            metric: macro_difference(whole, [self.found[c.name][label, metric, baseline] for c in self.columns])
+            for metric, whole in wholes.items()
+            if whole is not None
+        }
 
     def _tasks(self, model: Model, column: Column) -> dict[str, float]:
         """Each task's score, over every checkpoint and response."""
@@ -405,30 +344,6 @@ def _correct(differences: dict[str, dict[str, Difference]], metrics: Sequence[st
         adjusted = holm([differences[name][metric].p for name in names])
         for name, p in zip(names, adjusted, strict=True):
             differences[name][metric] = replace(differences[name][metric], p_holm=p)
-
-
-def _over_seeds(values: NDArray[Any]) -> NDArray[np.float64]:
-    """[items] mean over training seeds, nan where none defines it; what rounding leaves of an equality is 0."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=0)
-    mean = np.where(known, values, 0.0).sum(axis=0) / np.maximum(count, 1)
-    return np.where(count > 0, np.where(np.abs(mean) < 1e-9, 0.0, mean), np.nan)
-
-
-def _touched(where: Layout, chosen: Sequence[NDArray[Any]]) -> int:
-    """Number of clusters with one of the chosen items.
-
-    Args:
-        chosen: by task: [items].
-    """
-    touched: NDArray[np.bool_] = np.zeros(where.count, dtype=bool)
-    for ids, items in zip(where.clusters, chosen, strict=True):
-        touched[ids[items]] = True
-    return int(touched.sum())
-
-
-def _over(statistic: Statistic) -> str:
-    return "items and training seeds" if statistic.over_seeds else "items"
 
 
 def _measured(cell: Cell, metric: str) -> bool:
