@@ -9,6 +9,8 @@ comparison to two decimals. Different from upstream:
   with caption and reasoning wrongly; here only the extracted answer is compared.
 - An option may be named by its letter with or without its text ("B. 12" is wrong for upstream), by its own text, or by
   a formula equal to the right option's.
+- `is_equal` knows no roots, and with the pinned parser no dollars: 2\\sqrt{3} and \\sqrt{12} are `open_unmatched`, of
+  an option in dollars these are taken off.
 - `is_equal` evaluates what it parsed as Python; here that happens in a child process with a time limit.
 
 Different from the paper's script: that one asks a judge, who can only raise, about all that is wrong.

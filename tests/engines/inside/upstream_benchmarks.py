@@ -112,7 +112,9 @@ def check_verdicts(data: Path) -> None:
             "3\\sqrt{3}",
             "24/2",
         ):
-            theirs = mathvision.mathvision_process_results(doc, [f"\\boxed{{{answer}}}"])["mathvision_standard_eval"]
+            # Of options in dollars upstream's parser understands none.
+            bare = {**doc, "options": [option.strip("$") for option in doc["options"]]}
+            theirs = mathvision.mathvision_process_results(bare, [f"\\boxed{{{answer}}}"])["mathvision_standard_eval"]
             same(f"MathVision {doc['id']} {answer}", verdict(module, doc, answer)["correct"], theirs["scores"][0])
     module = ours("wemath")
     for doc in load_dataset(str(data / "We-Math" / "We-Math"), split="testmini"):
