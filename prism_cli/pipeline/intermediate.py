@@ -33,7 +33,6 @@ from integrations.common.files import hash_folder, read_json, write_json
 from integrations.contract import StageAdapter, StageContext, StageResult
 from integrations.errors import Interrupted, PrismError, StageFailed
 from integrations.lmms_eval import adapter as harness
-from prism_cli.engines import process
 from prism_cli.evaluation.cells import Ask
 from prism_cli.evaluation.models import Model
 from prism_cli.evaluation.run import Evaluator
@@ -169,7 +168,6 @@ class Watch:
             shutil.rmtree(folder)
         found = {}
         for path in self.root.glob(f"step-*/{SCORES}"):
-            process.clear_leftovers(path.parent)
             known = read_json(path) or {}
             if known.get("asked") == self._asked:
                 found[known["step"]] = Scored(known["step"], known["verdicts"])

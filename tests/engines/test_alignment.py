@@ -134,6 +134,14 @@ def test_alignment_moves_the_policy_and_keeps_the_base_models_format(aligned: Fi
     assert aligned.result.generated_tokens == steps[-1].generated_tokens
 
 
+def test_a_checkpoint_holds_the_policy_of_its_step(aligned: Finished, warmed_up: Finished, tmp_path: Path) -> None:
+    found = AlignAdapter().intermediate(aligned.ctx)
+    assert [step for step, _ in found] == [4, 6]
+    hashes = [publish(weights, aligned.ctx.base_model, tmp_path / str(step)) for step, weights in found]
+    assert hashes[1] == hash_folder(aligned.ctx.model_dir) != hashes[0]
+    assert DiscriminatorAdapter().intermediate(warmed_up.ctx) == []
+
+
 def kill_at(adapter: StageAdapter, ctx: StageContext, environment: Environment, when: Callable[[Any], bool]) -> None:
     """Run a stage and SIGKILL its process as soon as `when(progress)`."""
     adapter.check_inputs(ctx)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import psutil
 import pytest
 from engine_stage import FINE_TUNING, FineTuned, World, launch_code, run_inside, run_stage, stage_context
 
-from integrations.common.checkpoint import read_tensors
+from integrations.common.checkpoint import publish, read_tensors
 from integrations.common.files import hash_folder, read_json
 from integrations.contract import StageContext
 from integrations.errors import StageFailed
@@ -44,6 +45,18 @@ def test_it_trains_every_row_and_reports_every_step(fine_tuned: FineTuned, small
     assert {item.total for item in fine_tuned.news} == {12}
     assert fine_tuned.news[-1].metrics["loss"] < fine_tuned.news[0].metrics["loss"] - 0.5
     assert fine_tuned.result.metrics["loss"] == fine_tuned.news[-1].metrics["loss"]
+
+
+def test_a_whole_checkpoint_can_be_evaluated_and_half_a_one_is_not_named(fine_tuned: FineTuned, tmp_path: Path) -> None:
+    ctx = replace(fine_tuned.ctx, checkpoint_dir=tmp_path / "checkpoints")
+    shutil.copytree(fine_tuned.ctx.checkpoint_dir / "output", ctx.checkpoint_dir / "output")
+    half = ctx.checkpoint_dir / "output" / "checkpoint-10"
+    shutil.copytree(ctx.checkpoint_dir / "output" / "checkpoint-12", half)
+    (half / "trainer_state.json").unlink()  # written last
+    found = SftAdapter().intermediate(ctx)
+    assert [step for step, _ in found] == [8, 12]
+    hashes = [publish(weights, ctx.base_model, tmp_path / str(step)) for step, weights in found]
+    assert hashes[1] == hash_folder(ctx.model_dir) != hashes[0]
 
 
 def test_it_trains_what_is_not_frozen(fine_tuned: FineTuned, small_world: World) -> None:

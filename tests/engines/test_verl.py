@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +115,18 @@ def test_killed_and_resumed_it_ends_at_the_same_step(resumed: Resumed) -> None:
     assert resumed.steps_kept in (2, 4)
     assert [item.step for item in resumed.news] == list(range(resumed.steps_kept + 1, 7))
     assert steps_in(resumed.ctx.checkpoint_dir) == [4, 6]
+
+
+def test_a_whole_checkpoint_can_be_evaluated_and_half_a_one_is_not_named(resumed: Resumed, tmp_path: Path) -> None:
+    ctx = replace(resumed.ctx, checkpoint_dir=tmp_path / "checkpoints")
+    shutil.copytree(resumed.ctx.checkpoint_dir, ctx.checkpoint_dir)
+    half = ctx.checkpoint_dir / "global_step_5"
+    shutil.copytree(ctx.checkpoint_dir / "global_step_6", half)
+    (half / "data.pt").unlink()  # written last
+    found = RlvrAdapter().intermediate(ctx)
+    assert [step for step, _ in found] == [4, 6]
+    hashes = [publish(weights, ctx.base_model, tmp_path / str(step)) for step, weights in found]
+    assert hashes[1] == hash_folder(ctx.model_dir) != hashes[0]
 
 
 def test_each_attempt_keeps_its_metrics_and_each_step_counts_once(resumed: Resumed) -> None:
