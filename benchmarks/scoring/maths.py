@@ -29,7 +29,7 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -51,6 +51,7 @@ _BLOCKED = (
     *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod", "os.truncate"),
 )
 """Audit events, by their beginning, that the child refuses."""
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _SIGNS = {"π": "\\pi ", "−": "-", "×": "\\times ", "·": "\\cdot ", "÷": "/", "²": "^2", "³": "^3", "∞": "\\infty "}
 _FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|log|ln|exp|pi)(?![A-Za-z])")
 _ROOT = re.compile(r"(?:√|(?<![\\A-Za-z])sqrt)\s*(?:\(([^()]*)\)|(\d+(?:\.\d+)?|[A-Za-z]))")
@@ -68,9 +69,14 @@ def as_latex(text: str) -> str:
 
 
 class Maths:
-    """The child process, started at the first question."""
+    """The child process, started at the first question.
 
-    def __init__(self) -> None:
+    Args:
+        command: that starts it.
+    """
+
+    def __init__(self, command: Sequence[str] = (sys.executable, "-P", str(Path(__file__).resolve()))) -> None:
+        self._command = command
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
 
@@ -96,9 +102,8 @@ class Maths:
 
     def _started(self) -> subprocess.Popen[str]:
         if self._child is None or self._child.poll() is not None:
-            command = [sys.executable, "-P", str(Path(__file__).resolve())]
             pipe = subprocess.PIPE
-            self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+            self._child = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
             if self._ask(self._child, {"how": "hello"}, START_SECONDS) is None:
                 self._end()
                 raise RuntimeError(
@@ -168,8 +173,7 @@ def _comparisons() -> dict[str, Callable[[str, str], bool]]:
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
     """Audit hook: nothing but reading and computing."""
-    writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
-    if writes or event.startswith(_BLOCKED):
+    if (event == "open" and arguments[2] & _WRITING) or event.startswith(_BLOCKED):
         raise PermissionError(f"{event} is not allowed here")
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,9 +13,11 @@ from hypothesis import strategies as st
 from benchmarks.scoring import answers
 from benchmarks.scoring.choices import choose, letters
 from benchmarks.scoring.extract import extract
+from benchmarks.scoring.maths import Maths
 from benchmarks.scoring.tasks import listed, scored, share_correct, turns, with_options
 from benchmarks.scoring.verdict import JUDGEABLE, RULES, Verdict
 
+ROOT = Path(__file__).resolve().parents[2]
 FORM = "<caption>c</caption>\n<think>t</think>\n<answer>{}</answer>"
 OPTIONS = ["12 cm", "15 cm", "vitamin C", "Points A, B and C"]
 
@@ -190,3 +196,56 @@ def test_options_are_read_from_both_ways_to_publish_them() -> None:
 def test_share_correct() -> None:
     assert share_correct([{"correct": True}, {"correct": False}]) == 0.5
     assert share_correct([]) == 0.0
+
+
+FORBIDDEN = """
+import os, socket, subprocess, sys
+from benchmarks.scoring import maths
+sys.addaudithook(maths._refuse)
+open(os.devnull).read()
+for act in (
+    lambda: open(sys.argv[1], "w"),
+    lambda: os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY),
+    lambda: os.system("true"),
+    lambda: subprocess.run(["true"]),
+    lambda: socket.create_connection(("127.0.0.1", 9), 1),
+    lambda: os.remove(sys.argv[0]),
+    lambda: os.kill(os.getpid(), 0),
+):
+    try:
+        act()
+    except PermissionError as error:
+        assert "is not allowed here" in str(error)
+    else:
+        raise SystemExit("nothing was refused")
+"""
+
+
+def test_the_process_that_compares_formulas_can_only_read_and_compute(tmp_path: Path) -> None:
+    (tmp_path / "act.py").write_text(FORBIDDEN)
+    written = tmp_path / "written"
+    command = [sys.executable, str(tmp_path / "act.py"), str(written)]
+    done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not written.exists()
+
+
+def test_a_comparison_that_does_not_end_is_undecided_and_the_next_one_is_answered(tmp_path: Path) -> None:
+    child = tmp_path / "child.py"
+    child.write_text(
+        "import json, sys, time\n"
+        "for line in sys.stdin:\n"
+        "    if 'slow' in line: time.sleep(60)\n"
+        "    print(json.dumps({'equal': True}), flush=True)\n"
+    )
+    maths = Maths([sys.executable, str(child)])
+    assert maths.equal("math_verify", "1", "slow", seconds=0.2) is None
+    assert maths.equal("math_verify", "1", "quick") is True
+    assert maths.equal("math_verify", "1", "1 " * 300) is None
+    assert maths.equal("mathvision", "1", "\\variable{quit()}") is None
+    maths.close()
+
+
+def test_without_its_packages_the_comparison_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="lmms_eval environment"):
+        Maths([sys.executable, "-c", "raise SystemExit(1)"]).equal("math_verify", "1", "2")
