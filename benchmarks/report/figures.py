@@ -146,7 +146,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     height = 0.4 + 2.15 * rows
     figure = Figure(figsize=(WIDTH, height))
     figure.subplots_adjust(
-        left=0.62 / WIDTH, right=1 - 0.5 / WIDTH, top=1 - 0.65 / height, bottom=0.5 / height, wspace=0.42, hspace=0.58
+        left=0.62 / WIDTH, right=1 - 0.5 / WIDTH, top=1 - 0.65 / height, bottom=0.5 / height, wspace=0.42, hspace=0.52
     )
     return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from benchmarks.judging import identity_text
 from benchmarks.report import figures
 from benchmarks.report.collect import Material, Run
 from benchmarks.report.page import Drawing, Fold, Heading, Part, Section, Table
@@ -220,9 +221,7 @@ def _evaluation_facts(cells: Sequence[Cell]) -> list[Part]:
 
 def _judge(cell: Cell) -> str:
     judge = cell.facts.get("judge")
-    if not judge:
-        return "none"
-    return _listed(judge.get("model"), judge.get("revision")) if isinstance(judge, dict) else str(judge)
+    return visible(identity_text(judge)) if judge else "none"
 
 
 def _listed(*facts: Any) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from benchmarks.compare.result import SCORE, Comparison, Difference, Row, Score, told_p
+from benchmarks.judging import identity_text
 from benchmarks.report import figures
 from benchmarks.report.page import Card, Drawing, Fold, Heading, Notes, Part, Section, Table
 from benchmarks.report.text import number, visible
@@ -135,7 +136,7 @@ def _benchmark(comparison: Comparison, index: int) -> Table:
         if name in row.scores:
             rows.append(_score_row(row, name, extra, seeds))
     strong = [i for i, row in enumerate(rows) if row[0] == comparison.treated]
-    judge = f", judged by {visible(str(benchmark.judge))}" if benchmark.judge else ""
+    judge = f", judged by {visible(identity_text(benchmark.judge))}" if benchmark.judge else ""
     clusters = f" in {benchmark.clusters:,} clusters" if benchmark.clusters != benchmark.items else ""
     caption = f"{visible(benchmark.column.title)}: {benchmark.items:,} items{clusters}{judge}"
     return Table(caption, headers, rows, list(range(1, len(headers))), strong)
