@@ -82,6 +82,10 @@ def evaluate(
     judge_model: Annotated[
         str | None, typer.Option(help="The judge's name on its server.", rich_help_panel=JUDGE)
     ] = None,
+    judge_key_env: Annotated[
+        str | None,
+        typer.Option(help="Environment variable with its key. [default: OPENAI_API_KEY]", rich_help_panel=JUDGE),
+    ] = None,
     rules_only: Annotated[
         bool, typer.Option("--rules-only", help="No judge: rules alone decide.", rich_help_panel=JUDGE)
     ] = False,
@@ -127,7 +131,7 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         data=data,
     )
-    judging = _judge(chosen, judge, judge_model, rules_only)
+    judging = _judge(chosen, judge, judge_model, judge_key_env, rules_only)
     runs = _runs(runs_dir, run, needed=not models)
     found = _models(models or [], runs, out, server, served_name, all_stages)
     view = choose_view(json_)
@@ -159,7 +163,7 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(word) for word in words))
 
 
-def _judge(suite: Any, url: str | None, model: str | None, rules_only: bool) -> Any:
+def _judge(suite: Any, url: str | None, model: str | None, key_env: str | None, rules_only: bool) -> Any:
     """The judge that was asked for, tried on golden items before anything else is done; None for rules only."""
     from integrations.errors import BadInput
 
@@ -176,7 +180,7 @@ def _judge(suite: Any, url: str | None, model: str | None, rules_only: bool) -> 
     from integrations.common.judge import Judge
     from integrations.common.judge_golden import preflight
 
-    judge = Judge(url=url, model=model)
+    judge = Judge(url, model, key_variable=key_env)
     preflight(judge)
     return judge
 
