@@ -3,38 +3,46 @@
     reward = accuracy_weight * accuracy + format_weight * format          (0.8 and 0.2 in the paper)
 
 `format` is 1 when the response has the form `<caption>..</caption><think>..</think><answer>..</answer>` and nothing
-else; `accuracy` is 1 when, inside that form, the answer equals the reference after light normalisation. An answer
-outside the form counts as wrong: the paper's reward has no credit for an answer that cannot be found.
+else; `accuracy` is 1 when, inside that form, the answer is the reference. An answer outside the form counts as wrong:
+the paper's reward has no credit for an answer that cannot be found.
 
-Needs only the standard library, so that it runs in any environment. verl loads it as `pkg://integrations.verl.reward`.
+    match.py     which kind of answer the reference is, and whether the answer matches: verdicts.md has the principles
+    clean.py     what never matters: case, spaces, full-width forms, emphasis, closing punctuation
+    choice.py yes_no.py quantity.py units.py words.py clock.py regions.py parts.py     kinds of answers
+    expression.py, algebra.py     formulas; math-verify compares them, in processes of its own
+    self_test.py, check.py        answers with known verdicts
+
+Needs only the standard library, but for algebra.py's child processes, which need math-verify. verl loads it as
+`pkg://integrations.verl.reward`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from integrations.common.response import parse
+from integrations.verl.reward.match import decide
+from integrations.verl.reward.verdict import Verdict
 
-_SPACE = re.compile(r"\s+")
-_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+__all__ = ["Verdict", "compute_score", "decide", "judge_response"]
+
+MOST_CHARACTERS = 1 << 18
+"""A response longer than this has no form: none that fits a model's context is."""
 
 
-def normalise(answer: str) -> str:
-    """An answer without differences that mean nothing: case, spaces, a final full stop, `+3`, `3.0`, `012`."""
-    text = _SPACE.sub(" ", answer.strip()).casefold().rstrip(".").strip()
-    if _NUMBER.fullmatch(text) is None:
-        return text
-    whole, _, fraction = text.lstrip("+-").partition(".")
-    number = (whole.lstrip("0") or "0") + ("." + fraction.rstrip("0") if fraction.rstrip("0") else "")
-    return f"-{number}" if text.startswith("-") and number != "0" else number
+def judge_response(response: str, reference: str | Sequence[str]) -> tuple[bool, Verdict]:
+    """Whether a response has the form, and the verdict on its answer."""
+    parsed = parse(response) if len(response) <= MOST_CHARACTERS else None
+    if parsed is None:
+        return False, Verdict(False, "no_form", "any")
+    return True, decide(parsed.answer, reference)
 
 
 def compute_score(
     data_source: str,
     solution_str: str,
-    ground_truth: str,
+    ground_truth: str | Sequence[str],
     extra_info: Mapping[str, Any] | None = None,
     *,
     accuracy_weight: float = 0.8,
@@ -46,14 +54,19 @@ def compute_score(
     Args:
         data_source: the row's `source`; not used, part of verl's call.
         solution_str: the decoded response without special tokens.
-        ground_truth: the row's reference answer.
+        ground_truth: the row's reference answer, or several accepted ones.
         extra_info: the row's `extra_info`; not used, part of verl's call.
         accuracy_weight, format_weight: the two shares.
 
     Returns:
-        `score` (what the policy is trained on) and its parts `accuracy` and `format`, each 0.0 or 1.0.
+        `score` (what the policy is trained on), its parts `accuracy` and `format`, and `error`: 1.0 when no verdict
+        could be reached (then `accuracy` is 0.0, but the answer was not found wrong). Each part is 0.0 or 1.0.
     """
-    response = parse(solution_str)
-    well_formed = float(response is not None)
-    right = float(response is not None and normalise(response.answer) == normalise(str(ground_truth)))
-    return {"score": accuracy_weight * right + format_weight * well_formed, "accuracy": right, "format": well_formed}
+    well_formed, verdict = judge_response(solution_str, ground_truth)
+    score = accuracy_weight * verdict.correct + format_weight * well_formed
+    return {
+        "score": score,
+        "accuracy": float(verdict.correct),
+        "format": float(well_formed),
+        "error": float(bool(verdict.error)),
+    }

@@ -1,0 +1,128 @@
+"""Multiple choice: the letter, or the text of the right option.
+
+The reference is a letter (`B`), several (`AC`), or a letter with its text (`B. 12 cm`). An answer names one option:
+by its letter in any dress, by its text where the reference has it, or by both, which then must agree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from integrations.verl.reward.clean import clean, without_lead, without_reason
+
+_ONE = re.compile(r"[(\[{]?\s*([A-J])\s*[)\]}]?|[(\[]\s*([a-j])\s*[)\]]|([a-j])\)")
+_MANY = re.compile(r"[A-H]{2,8}")
+_WITH_TEXT = re.compile(r"(?:[(\[]\s*([A-J])\s*[)\]]\s*[.:)]?|([A-J])\s*[.):])\s*(\S.*)", re.DOTALL)
+_LISTED = re.compile(
+    r"[(\[{]?\s*[A-H]\s*[)\]}]?(?:\s*(?:,|;|&|/|\band\b|和|与|及)*\s*[(\[]?\s*\b[A-H]\b\s*[)\]]?)+[)\]}]?"
+)
+_WORD = re.compile(
+    r"(?:(?:the\s+)?(?:(?:correct|right|final|best)\s+)*(?:options?|choices?|answers?|letters?)\b\s*"
+    r"(?:is\b|are\b)?\s*[:=]?"
+    r"|(?:故|应|应该)?(?:选择?|选项)\s*(?:是|为)?\s*:?)\s*",
+    re.IGNORECASE,
+)
+_AFTER = re.compile(
+    r"(?:\s*(?:选项|项|is (?:the )?(?:correct|right|true|best)(?: (?:answer|option|choice|one))?"
+    r"|正确|是正确的|是对的))+",
+    re.IGNORECASE,
+)
+_START = re.compile(
+    r"[(\[]?\s*([A-J])\s*[)\]]?(?:\s*[.:),-]\s*|\s+(?=[(]?because|[(]?since|as\b|not\b)|\s*(?=因为|由于))(\S.*)",
+    re.DOTALL,
+)
+_SPACED = re.compile(r"([A-J])\s+(\S.*)", re.DOTALL)
+_CONTRAST = re.compile(r"(?:and |but )?(?:not|rather than|instead of) (?:option |choice )?[(]?[A-J][)]?")
+_ANOTHER = re.compile(
+    r"\([A-J]\)|\b[A-J][.):](?:\s|$)|(?:\bor\b|\band\b|[,/&;]|或|和|maybe|perhaps|possibly|option|choice|answer)\s*"
+    r"(?:is\s*)?[(\[]?[A-J]\b[)\]]?(?![ ]?[a-z'])|^[A-J]$",
+)
+_REASONED = re.compile(
+    r"[(]?(?:because|since|as|so|which|the|this|it|its|by|因为|由于|that|given|for)\b", re.IGNORECASE
+)
+_DENIED = re.compile(
+    r"(?:is|are|was)?\s*(?:not|wrong|incorrect|false|n't|no|never)\b|isn't|错|不对|不是", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The right option."""
+
+    letters: frozenset[str]
+    text: str
+    """The option's text, empty where the reference does not tell it."""
+
+
+def read_reference(reference: str) -> Choice | None:
+    """The option that a cleaned reference names; None when it names none."""
+    if (match := _ONE.fullmatch(reference)) and match.group(1):
+        return Choice(frozenset(match.group(1)), "")
+    if _MANY.fullmatch(reference) and list(reference) == sorted(set(reference)):
+        return Choice(frozenset(reference), "")
+    if _LISTED.fullmatch(reference):
+        letters = re.findall(r"[A-H]", reference)
+        return Choice(frozenset(letters), "") if len(set(letters)) == len(letters) else None
+    if match := _WITH_TEXT.fullmatch(reference):
+        return Choice(frozenset(match.group(1) or match.group(2)), clean(match.group(3)))
+    return None
+
+
+def decide(prediction: str, right: Choice, same: Callable[[str, str], bool]) -> tuple[bool, str]:
+    """Whether a cleaned answer names the right option, and the rule that decided.
+
+    Args:
+        prediction: the answer.
+        right: the reference.
+        same: whether two texts are the same answer, for the options' texts.
+    """
+    text = _bare(prediction)
+    if len(right.letters) > 1:
+        return _letters(text) == right.letters, "letters"
+    if len(text) == 1 and text.upper() in "ABCDEFGHIJ":
+        return text.upper() in right.letters, "letter"
+    if match := _ONE.fullmatch(text):
+        return (match.group(1) or match.group(2) or match.group(3)).upper() in right.letters, "letter"
+    if (match := _START.fullmatch(text)) and not (right.text and same(text, right.text)):
+        return _with_rest(match.group(1), match.group(2), right, same)
+    if right.text and (match := _SPACED.fullmatch(text)) and same(match.group(2), right.text):
+        return match.group(1) in right.letters, "letter"
+    if right.text:
+        return same(text, right.text), "option_text"
+    return False, "two_answers" if _letters(text) else "no_option"
+
+
+def _bare(text: str) -> str:
+    for _ in range(3):
+        shorter = without_lead(text)
+        if match := _WORD.match(shorter):
+            shorter = clean(shorter[match.end() :]) or shorter
+        if shorter == text:
+            break
+        text = shorter
+    if (end := _AFTER.search(text)) and end.end() == len(text):
+        text = text[: end.start()]
+    return clean(text)
+
+
+def _with_rest(letter: str, rest: str, right: Choice, same: Callable[[str, str], bool]) -> tuple[bool, str]:
+    """A letter with more behind it: its option's text or a reason, but no second option."""
+    if _CONTRAST.fullmatch(rest):
+        return letter in right.letters, "letter"
+    if _ANOTHER.search(rest):
+        return False, "two_answers"
+    if _DENIED.match(rest):
+        return False, "denied"
+    if letter not in right.letters:
+        return False, "letter"
+    if right.text and not _REASONED.match(rest) and not same(without_reason(rest), right.text):
+        return False, "letter_and_other_text"
+    return True, "letter"
+
+
+def _letters(text: str) -> frozenset[str] | None:
+    if _MANY.fullmatch(text) or _LISTED.fullmatch(text):
+        return frozenset(re.findall(r"[A-H]", text))
+    return None

@@ -1,0 +1,213 @@
+"""Takes from an answer what never matters: full-width forms, emphasis, LaTeX dressing, closing punctuation.
+
+    clean(text)          the text every other module reads
+    without_lead(text)   the same without "The answer is", "答案是", ...
+    without_reason(text) the same up to "because", "since", ...
+    plain(text)          for the comparison of words: no case, no articles, no punctuation
+
+Nothing here changes a value: a minus stays a minus in whatever dash it was written, `²` stays an exponent.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+NEW_ROW = "⏎"
+"""Stands for LaTeX's double backslash."""
+LONGEST = 1024
+"""Characters above which an answer is prose: wrong without being read."""
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_SUBSCRIPT = re.compile("[₀-₉]+")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_VULGAR = re.compile("(?<=[0-9])\\s*([¼-¾⅐-⅞])|([¼-¾⅐-⅞])")
+_CHARACTERS = str.maketrans(
+    {
+        **dict.fromkeys("−–—‒‐‑﹣", "-"),
+        **dict.fromkeys("×✕✖⋅·∙•∗", "*"),
+        **dict.fromkeys("“”„«»", '"'),
+        **dict.fromkeys("⟶⇒➔➜", "→"),
+        **dict.fromkeys("‘’`´", "'"),
+        **dict.fromkeys("′", "'"),
+        **dict.fromkeys("º˚", "°"),
+        **dict.fromkeys("≤⩽≦", "≤"),
+        **dict.fromkeys("≥⩾≧", "≥"),
+        **dict.fromkeys("∼～〜", "~"),
+        **dict.fromkeys("、", ","),
+        "″": '"',
+        "÷": "/",
+        "∕": "/",
+        "⁄": "/",
+        "﹢": "+",
+        "∶": ":",
+        "。": ".",
+        "∣": "|",
+        "⟨": "<",
+        "⟩": ">",
+        "∠": "\\angle ",
+        "ϕ": "φ",
+        "\u00a0": " ",
+    }
+)
+_HTML = re.compile(r"</?(?:b|i|em|strong|u|span|p)>|<br\s*/?>", re.IGNORECASE)
+_HTML_POWER = re.compile(r"<sup>\s*([^<>]{1,10}?)\s*</sup>", re.IGNORECASE)
+_HTML_INDEX = re.compile(r"<sub>\s*([^<>]{1,10}?)\s*</sub>", re.IGNORECASE)
+_TEXT = re.compile(
+    r"\\(?:boxed|fbox|text|textbf|textit|textrm|texttt|mathrm|mathbf|mathit|mathsf|bf|rm|boldsymbol|bm|mbox|hbox|"
+    r"operatorname\*?|underline|overline|emph|displaystyle)\s*\{([^{}]*)\}"
+)
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}", re.DOTALL)
+_MATHS = re.compile(r"\\[\[\]()]")
+_DRESS = re.compile(
+    r"\\(?:left|right|[bB]ig+[lr]?|displaystyle|textstyle|limits|mathstrut|rm|bf|it|phantom\{[^{}]*\})(?![a-zA-Z])\.?"
+)
+_SPACES = re.compile(r"\\(?:[,;:! ]|quad|qquad|enspace|thinspace)|~(?=\\|$)")
+_THIN_IN_NUMBER = re.compile(
+    r"(?<=[0-9])(?:\\,|\\!|\{,\}|\u2009|\u202f|(?<=[0-9])'(?=[0-9]{3}(?![0-9])))\s*(?=[0-9]{3}(?![0-9]))"
+)
+_DEGREE = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-z])|\\circ(?![a-z]))")
+_EMPHASIS = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*|__(?=\S)(.+?)(?<=\S)__", re.DOTALL)
+_SINGLE_EMPHASIS = re.compile(r"[*_']([^*_']+)[*_']|\"([^\"]+)\"")
+_NAMED = re.compile(
+    r"\\(dfrac|tfrac|cfrac|lbrace|rbrace|leqslant|geqslant|leq?|geq?|lt|gt|neq?|times|cdot|ast|div|pm|mp"
+    r"|infty|cup|cap|emptyset|varnothing|in|approx|simeq|sim|langle|rangle|lvert|rvert|vert|mid|colon"
+    r"|pounds|euro|yen|dots|ldots|cdots|varphi|varepsilon|vartheta|lparen|rparen|lbrack|rbrack|to"
+    r"|rightarrow|implies|Rightarrow|mu|Omega|setminus|triangle|parallel|perp)(?![a-zA-Z])"
+)
+_NAMES = {
+    "dfrac": "\\frac", "tfrac": "\\frac", "cfrac": "\\frac", "lbrace": "{", "rbrace": "}", "leqslant": "≤",
+    "geqslant": "≥", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "lt": "<", "gt": ">", "ne": "≠", "neq": "≠",
+    "times": "*", "cdot": "*", "ast": "*", "div": "/", "pm": "±", "mp": "±", "infty": "∞", "cup": "∪", "cap": "∩",
+    "emptyset": "∅", "varnothing": "∅", "in": "∈", "approx": "≈", "simeq": "≈", "sim": "~", "langle": "<",
+    "rangle": ">", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "colon": ":", "pounds": "£", "euro": "€",
+    "yen": "¥", "dots": "...", "ldots": "...", "cdots": "...", "varphi": "φ", "varepsilon": "ε", "vartheta": "θ",
+    "lparen": "(", "rparen": ")", "lbrack": "[", "rbrack": "]", "to": "→", "rightarrow": "→", "implies": "→",
+    "Rightarrow": "→", "mu": "μ", "Omega": "Ω", "setminus": "\\setminus", "triangle": "△", "parallel": "∥",
+    "perp": "⊥",
+}  # fmt: skip
+_TIMES = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^|10\*\*)")
+_WHITE = re.compile(r"\s+")
+_CIRCLED = str.maketrans({chr(0x2460 + n): f"({n + 1}) " for n in range(9)})
+_CLOSING = " \t\n.,;:!?…"
+_LEAD = re.compile(
+    r"(?:(?:so|thus|hence|therefore|finally|then|ok|okay|well|final|in conclusion|we (?:get|have|find)(?: that)?"
+    r"|i (?:choose|pick|select|think(?: that)?|believe(?: that)?)|my answer is|it (?:is|'s|was)|it's|this is|that is"
+    r"|there (?:are|is|were|was)|they are|these are|in (?=[0-9]{4}$)"
+    r"|(?:the )?(?:points?|coordinates?|vertex|cent(?:er|re)|set|interval|vector|pair)(?: are| is)?\s*(?=[(\[{<])"
+    r"|(?:the |my |our )?(?:(?:final|correct|right|best|exact|numerical|required) )*"
+    r"(?:answer|result|value|solution|option|choice|total)(?: (?:to|of|for) (?:the|this) (?:question|problem))?"
+    r"\s*(?:is|are|was|would be|should be|must be|equals|=|:|-(?=\s))(?:\s*:)?)(?![a-z])[\s,:]*"
+    r"|(?:the )?(?:final )?answer\s+(?=[-+(\\$0-9])"
+    r"|(?:所以|因此|故|则|综上|最终|最后|由此可得|可得|得)[,:]?\s*(?!到)"
+    r"|(?:正确|最终|本题)?(?:的)?(?:答案|结果|解|选项)\s*(?:是|为|:)?\s*:?\s*"
+    r"|(?:一共|总共|共|有|是|为|等于)(?=\s*[-0-9一二三四五六七八九十百两]))",
+    re.IGNORECASE,
+)
+_REASON = re.compile(
+    r"\s*(?:[,.;(]\s*)?(?:\b(?:because|since|as (?:the|it|they|we|there|this|shown|can)|due to|which (?:is|means|gives|"
+    r"equals)|given that|so that|based on|according to|by (?:the|using))\b|因为|由于).*",
+    re.IGNORECASE | re.DOTALL,
+)
+_ARTICLE = re.compile(r"\b(?:the|a|an)\s+(?=\S)")
+_PUNCTUATION = re.compile(r"[\"';!?$*~\\]+|[.,:](?![0-9])|(?<![0-9])[.,:]")
+_HYPHEN = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
+_INDEX = re.compile(r"_\{?([0-9a-z]+)\}?")
+
+
+def _unusual(text: str) -> str:
+    """Characters outside ASCII in their plain form. Exponents, indices and vulgar fractions keep their meaning."""
+    text = _SUPERSCRIPT.sub(lambda m: "^{" + m.group().translate(_SUPERSCRIPTS) + "}", text)
+    text = _SUBSCRIPT.sub(lambda m: "_{" + m.group().translate(_SUBSCRIPTS) + "}", text)
+    text = _VULGAR.sub(lambda m: (" " if m.group(1) else "") + unicodedata.normalize("NFKC", m.group().strip()), text)
+    text = text.translate(_CIRCLED).translate(_CHARACTERS)
+    text = unicodedata.normalize("NFKC", text).translate(_CHARACTERS)
+    return "".join(c for c in text if c.isascii() or unicodedata.category(c) not in ("Cf", "Cc", "Co", "Cn"))
+
+
+def _latex(text: str) -> str:
+    text = _THIN_IN_NUMBER.sub("", text.replace("\\\\", NEW_ROW))
+    text = _DEGREE.sub("°", _MATHS.sub(" ", text)).replace("\\{", "{").replace("\\}", "}")
+    text = _DRESS.sub("", text).replace("\\%", "%").replace("\\#", "#").replace("\\&", "&").replace("\\_", "_")
+    text = _SPACES.sub(" ", text)
+    text = _NAMED.sub(lambda m: _NAMES[m.group(1)] + (" " if m.group(1) in ("in",) else ""), text)
+    while True:
+        bare = _TEXT.sub(r" \1 ", text)
+        if bare == text:
+            break
+        text = bare
+    match = _BOXED.fullmatch(text.strip())
+    return match.group(1) if match else text
+
+
+def _dollars(text: str) -> str:
+    """`$...$` and `$$...$$` go; an odd one, or an escaped one, is a currency."""
+    escaped = text.replace("\\$", "\0")
+    if escaped.count("$") % 2 == 0:
+        escaped = escaped.replace("$", " ")
+    return escaped.replace("\0", "$")
+
+
+@lru_cache(maxsize=4096)
+def clean(text: str) -> str:
+    """An answer without what never matters; cleaning twice changes nothing that matters."""
+    if not text.isascii():
+        text = _unusual(text)
+    if "<" in text:
+        text = _HTML_INDEX.sub(r"_{\1}", _HTML_POWER.sub(r"^{\1}", _HTML.sub(" ", text)))
+    if "\\" in text:
+        text = _latex(_dollars(text))
+    elif "$" in text:
+        text = _dollars(text)
+    if "`" in text:
+        text = text.replace("`", "")
+    if "->" in text:
+        text = text.replace("->", "→")
+    if "△ " in text:
+        text = text.replace("△ ", "△")
+    if "*" in text or "_" in text:
+        text = _EMPHASIS.sub(lambda m: m.group(1) or m.group(2), text)
+    text = _closed(_WHITE.sub(" ", text).strip())
+    if match := _SINGLE_EMPHASIS.fullmatch(text):
+        text = (match.group(1) or match.group(2)).strip()
+    if "x" in text or "X" in text:
+        text = _TIMES.sub("*", text)
+    if "{,}" in text:
+        text = _THIN_IN_NUMBER.sub("", text)
+    if " ^" in text:
+        text = text.replace(" ^", "^")
+    return _closed(text)
+
+
+def _closed(text: str) -> str:
+    """Without closing punctuation; an exclamation mark after a digit or a bracket is a factorial."""
+    end = len(text)
+    while (
+        end and text[end - 1] in _CLOSING and not (text[end - 1] == "!" and end > 1 and text[end - 2] in "0123456789)")
+    ):
+        end -= 1
+    return text[:end]
+
+
+def without_lead(text: str) -> str:
+    """A cleaned text without "The answer is", "Therefore," or "答案是" before it."""
+    for _ in range(4):
+        match = _LEAD.match(text)
+        if match is None or match.end() == len(text):
+            break
+        text = text[match.end() :].strip()
+    return clean(text)
+
+
+def without_reason(text: str) -> str:
+    """A cleaned text up to "because", "since", "因为" and the like."""
+    match = _REASON.search(text)
+    return clean(text[: match.start()]) if match and match.start() else text
+
+
+def plain(text: str) -> str:
+    """Words for comparison: lower case, without articles and punctuation, hyphens as spaces, single spaces."""
+    text = _PUNCTUATION.sub("", _INDEX.sub(r"\1", _HYPHEN.sub(" ", text.casefold())))
+    return _WHITE.sub(" ", _ARTICLE.sub("", text + " ")).strip()

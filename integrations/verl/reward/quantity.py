@@ -1,0 +1,360 @@
+"""Numbers and formulas, alone or with a unit or a noun: `5 kg`, `$1,200`, `50%`, `2\\sqrt{3} cm`, `5 apples`.
+
+Values are exact: 0.5 is 1/2, and 0.3333 is not 1/3. A reference may declare a tolerance (`3.14 ± 0.01`, `≈ 3.14`,
+`3.14 (to 2 decimal places)`); what an answer says about its own precision counts for nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+
+from integrations.verl.reward import algebra, units
+from integrations.verl.reward.expression import DEGREE, Node, exact, read, symbols, value
+from integrations.verl.reward.units import Unit
+from integrations.verl.reward.words import CHINESE_PREFIX, SCALES, chinese, english
+
+_WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,3}(?: [0-9]{3})+(?![0-9./,])|[0-9]+)"
+_NUMBER = rf"[+-]?\s*(?:{_WHOLE}(?:\.[0-9]+|\.(?![0-9]))?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,3}}(?![0-9]))?"
+NUMBER = re.compile(_NUMBER)
+_POWER = r"(?:\s*\*\s*10\s*(?:\^|\*\*)\s*[{(]?\s*[+-]?[0-9]{1,3}\s*[})]?)"
+_SHAPE = re.compile(
+    rf"(?:[+-]?\s*[0-9]+\s+[0-9]+\s*/\s*[0-9]+|{_NUMBER}\s*/\s*[0-9]+(?:\.[0-9]+)?|{_NUMBER}{_POWER}?)(?![0-9.])(?!\s*[*^!])"
+)
+_CURRENCY = re.compile(
+    r"([+-]?)\s*(US\$|HK\$|[$€£¥₩₹₽]|USD|EUR|GBP|CNY|RMB|JPY|HKD)\s*(?=[-+.0-9\\])(.*)", re.IGNORECASE | re.DOTALL
+)
+_APPROXIMATE = re.compile(
+    r"\s*(?:≈|~|≅|\b(?:about|approximately|approx\.?|around|roughly|nearly|almost|circa|ca\.)(?=[\s-]|$)|(?:大约|大概|约)(?:是|为)?)\s*",
+    re.IGNORECASE,
+)
+_TOLERANCE = re.compile(
+    rf"(.*?)\s*(?:\(?\s*(?:±|\+/-|\+-|tolerance\s*(?:of\s*)?[:=]?|误差)\s*({_NUMBER})\s*(%)?\s*([^\W\d]*)\s*\)?)",
+    re.DOTALL,
+)
+_PLACES = re.compile(
+    r"(.*?)\s*\(?\s*(?:(?:rounded|correct|accurate|round)?\s*to (?:the nearest )?(\w+) (?:decimal places?|d\.?p\.?"
+    r"|decimals?)"
+    r"|(?:rounded|correct|accurate) to the nearest \w+|rounded|保留\w+位小数|精确到[\w.]+)\s*\)?",
+    re.IGNORECASE | re.DOTALL,
+)
+_PERCENT = re.compile(r"\s*(?:%|percent\b(?! point)|per cent\b(?! point)|pct\b\.?)", re.IGNORECASE)
+_COMPOUND = re.compile(rf"({_NUMBER})\s*([^\W\d_]+(?:\.(?=\s|$))?|°|'|\")\s*(?:and\b|,|又)?\s*", re.IGNORECASE)
+_STOP = re.compile(
+    r"\b(?:or|and|to|than|not|if|but|times|over|minus|plus|by|squared|cubed|versus|vs|maybe|perhaps|either|neither|no|nor"
+    r"|between|until|through|under|below|above|least|most|st|nd|rd|th|percent|half|point|equals|is|are|when|mod|choose"
+    r"|ignore|correct|answer|option)\b|或|和|到|至|不|倍|分之|且|比",
+    re.IGNORECASE,
+)
+_NOUN = re.compile(r"[^\W\d_](?:[^\W\d_]|[ '/-](?=[^\W\d_]))*")
+_NOUN_FILLERS = frozenset(
+    [
+        "of",
+        "the",
+        "a",
+        "an",
+        "in",
+        "total",
+        "all",
+        "altogether",
+        "left",
+        "remaining",
+        "more",
+        "different",
+        "distinct",
+        "possible",
+        "whole",
+    ]
+)
+_CLASSIFIERS = "个只条张本支枝颗粒头匹辆台件名位人种次块片根朵棵座间套双对把杯瓶袋盒箱组份道题项步层"
+_MINUS = re.compile(r"(?:minus|negative)\s+(?=[0-9.\\$])|负(?=[0-9])", re.IGNORECASE)
+_EVERY = re.compile("每(小时|分钟|秒|天)(.+)")
+_ORDINAL = re.compile(r"([0-9]{1,4})(?:st|nd|rd|th)((?: [^\W\d]+){0,4})|第?$^", re.IGNORECASE)
+_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth"
+_MINUTES = re.compile(r"([0-9]+)\s*'\s*([0-9]+(?:\.[0-9]+)?)\s*(?:\"|'')")
+_SPLIT = re.compile(r"(?<=[0-9})\]π°!])\s*(?=[^\W\d_]|[°\\(])|\s+(?=[^\W\d_]|[°\\(])")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A value, maybe with what it is a value of."""
+
+    node: Node
+    unit: Unit | None = None
+    noun: frozenset[str] = frozenset()
+    """Words behind the number that are no unit: what is counted."""
+    tolerance: Fraction | None = None
+    """How far an answer may be off; None: not at all."""
+
+
+def readings(text: str, declares: bool = False) -> list[Quantity]:
+    """All ways to read a cleaned text as a quantity, none when it is not one.
+
+    Args:
+        declares: the text is a reference, whose `≈` or `±` is a tolerance. In an answer `≈` means nothing.
+    """
+    about = _APPROXIMATE.match(text)
+    body = (text[about.end() :] if about else text).removesuffix("左右").removesuffix(" or so").strip()
+    tolerance: Fraction | None = None
+    relative = False
+    rounded = bool(about)
+    if declares and (match := _TOLERANCE.fullmatch(body)) and NUMBER.match(match[1].strip("( ")):
+        body, tolerance, relative = f"{match[1].strip()} {match[4]}".strip(), abs(_plain(match[2])), bool(match[3])
+    elif match := _PLACES.fullmatch(body):
+        body, rounded = match[1].strip(), True
+    found = list(_read(body))
+    if not declares or not (rounded or tolerance is not None):
+        return found
+    if tolerance is None:
+        tolerance = _half_a_place(body)
+    elif relative:
+        return [replace(q, tolerance=abs((exact(q.node) or Fraction(0)) * tolerance / 100)) for q in found]
+    return [replace(q, tolerance=tolerance) for q in found]
+
+
+def _half_a_place(text: str) -> Fraction:
+    """Half a unit of the last decimal that a number is written with."""
+    match = NUMBER.search(text)
+    digits = match.group().partition(".")[2] if match else ""
+    places = len(re.match("[0-9]*", digits).group())  # type: ignore[union-attr]
+    percent = Fraction(1, 100) if "%" in text else Fraction(1)
+    return Fraction(1, 2 * 10**places) * percent
+
+
+def _plain(text: str) -> Fraction:
+    text = text.replace(",", "").replace(" ", "")
+    return Fraction(text.rstrip(".") if text.endswith(".") else text)
+
+
+@lru_cache(maxsize=8192)
+def _read(text: str) -> tuple[Quantity, ...]:
+    if not text or len(text) > 400:
+        return ()
+    if NUMBER.fullmatch(text):
+        return (Quantity(("num", _plain(text))),)
+    found: list[Quantity] = []
+    text = _EVERY.sub(r"\2/\1", _MINUS.sub("-", text))
+    if match := _ORDINAL.fullmatch(text):
+        noun = _noun(match[2].strip()) if match[2].strip() else frozenset()
+        return () if noun is None else (Quantity(("num", Fraction(int(match[1]))), None, noun),)
+    if match := _CURRENCY.fullmatch(text):
+        unit = units.named(match[2])
+        for inner in _read(match[1] + match[3].strip()):
+            if inner.unit is None and not inner.noun:
+                found.append(replace(inner, unit=unit))
+            elif inner.unit is not None and unit is not None and inner.unit.dims == unit.dims:
+                found.append(inner)
+    elif match := _SHAPE.match(text):
+        rest = text[match.end() :]
+        number = _shape(match.group())
+        if number is not None and (quantity := _with_rest(number, rest)) is not None:
+            found.append(quantity)
+            if quantity.unit is not None and len(rest) != 1:  # "5m" may be a product, "5 mV" is not
+                return (*found, *_ambiguous(text, found))
+        if (quantity := _compound(text)) is not None:
+            found.append(quantity)
+    elif (quantity := _in_words(text)) is not None:
+        found.append(quantity)
+    if text.casefold() in _ORDINALS.split():
+        found.append(Quantity(("num", Fraction(_ORDINALS.split().index(text.casefold()) + 1))))
+    found += _ambiguous(text, found)
+    found += _formula(text)
+    return tuple(found)
+
+
+def _ambiguous(text: str, found: list[Quantity]) -> list[Quantity]:
+    """Second readings: pounds are money too, ¥ stands for two currencies, `5'30"` for three things."""
+    if match := _MINUTES.fullmatch(text):
+        pairs = (("ft", "in"), ("min", "s"), ("'", "arcsec"))
+        values = [(units.named(large), units.named(small)) for large, small in pairs]
+        return [
+            Quantity(("num", _plain(match[1]) * a.factor + _plain(match[2]) * b.factor), Unit(Fraction(1), a.dims))
+            for a, b in values
+            if a is not None and b is not None
+        ]
+    other = "gbp" if re.search(r"\bpounds?$", text) else "jpy" if "¥" in text else ""
+    return [replace(q, unit=units.named(other)) for q in found if q.unit is not None] if other else []
+
+
+def _shape(text: str) -> Node | None:
+    if NUMBER.fullmatch(text.strip()):
+        return ("num", _plain(text))
+    node = read(text.strip())
+    number = exact(node) if node is not None else None
+    return None if number is None else ("num", number)
+
+
+def _with_rest(node: Node, rest: str) -> Quantity | None:
+    """A number with what stands behind it: nothing, per cent, a scale, a unit or a noun."""
+    glued = bool(rest) and rest[0].isascii() and rest[0].isalpha()
+    rest = rest.strip()
+    if not rest:
+        return Quantity(node)
+    if rest == "‰":
+        return Quantity(_times(node, Fraction(1, 1000)))
+    if match := _PERCENT.match(rest):
+        after = rest[match.end() :].strip()
+        return _with_rest(_times(node, Fraction(1, 100)), after) if not after or _noun(after) is not None else None
+    first = re.match(r"[A-Za-z]+|[百千万亿十]+", rest)
+    if first and first.group().casefold().removesuffix("s") in SCALES:
+        return _with_rest(
+            _times(node, Fraction(SCALES[first.group().casefold().removesuffix("s")])), rest[first.end() :]
+        )
+    if first and first.group() in ("k", "bn") and first.end() == len(rest) and glued:
+        return Quantity(_times(node, Fraction(1000 if first.group() == "k" else 10**9)))
+    if (unit := units.read(rest)) is not None:
+        return Quantity(node, unit)
+    noun = None if glued and len(rest) < 3 else _noun(rest)
+    return None if noun is None else Quantity(node, None, noun)
+
+
+def _times(node: Node, factor: Fraction) -> Node:
+    return ("num", node[1] * factor) if node[0] == "num" else ("mul", node, ("num", factor))
+
+
+def _noun(text: str) -> frozenset[str] | None:
+    """What is counted, as words without endings; None when the text is more than a noun."""
+    if len(text) > 60 or not _NOUN.fullmatch(text) or _STOP.search(text):
+        return None
+    words = [word for word in re.split(r"[ '/-]", text.casefold()) if word and word not in _NOUN_FILLERS]
+    if any(word in SCALES or (word.isascii() and len(word) < 2) for word in words):
+        return None
+    bare = {word.rstrip("s") if word.isascii() else word.lstrip(_CLASSIFIERS) for word in words}
+    return frozenset(bare - {""})
+
+
+def _compound(text: str) -> Quantity | None:
+    """`1 h 30 min`, `5 ft 3 in`, `5元5角`: several units of one kind, each smaller than the one before."""
+    total, dims, last, at, count = Fraction(0), None, None, 0, 0
+    while at < len(text):
+        match = _COMPOUND.match(text, at)
+        unit = units.named(match[2]) if match else None
+        if (
+            match is None
+            or unit is None
+            or unit.offset
+            or dims not in (None, unit.dims)
+            or (last and unit.factor >= last)
+        ):
+            return None
+        total, dims, last, at, count = (
+            total + _plain(match[1]) * unit.factor,
+            unit.dims,
+            unit.factor,
+            match.end(),
+            count + 1,
+        )
+    if count < 2 or dims is None:
+        return None
+    return Quantity(("num", total), Unit(Fraction(1), dims))
+
+
+def _in_words(text: str) -> Quantity | None:
+    """`twenty-one`, `five apples`, `三分之二`, `五厘米`."""
+    if text[0].isascii():
+        words = text.casefold().replace("-", " ").split()
+        if len(words) > 12 or not words[0].isalpha():
+            return None
+        for end in range(len(words), 0, -1):
+            number = english(words[:end])
+            if number is not None:
+                return _with_rest(("num", number), " " + " ".join(words[end:]))
+        return None
+    match = CHINESE_PREFIX.match(text)
+    number = chinese(match.group()) if match else None
+    if match is None or number is None:
+        return None
+    rest = text[match.end() :]
+    if rest and units.read(rest) is None and rest[0] not in _CLASSIFIERS and not _PERCENT.match(rest):
+        return None
+    return _with_rest(("num", number), rest)
+
+
+def _formula(text: str) -> list[Quantity]:
+    """The text as a formula, and as a formula of constants with a unit behind it."""
+    found = []
+    if (node := read(text)) is not None:
+        found.append(Quantity(node))
+    for place in _SPLIT.finditer(text):
+        unit = units.read(text[place.end() :])
+        node = read(text[: place.start()]) if unit is not None else None
+        if node is not None and node[0] != "num" and not symbols(node) and not _has_angle(node):
+            found.append(Quantity(node, unit))
+            break
+    if not found and (match := re.search(r"(?<=[0-9})\]π!])\s+(?=[^\W\d_]{2})", text)):
+        node, noun = read(text[: match.start()]), _noun(text[match.end() :])
+        if node is not None and noun is not None and not symbols(node):
+            found.append(Quantity(node, None, noun))
+    return found
+
+
+def _has_angle(node: Node) -> bool:
+    """A function stands in it: a degree sign behind `sin 30` belongs to the 30."""
+    return (node[0] == "fn" and node[1] != "abs") or any(
+        _has_angle(part) for part in node[1:] if isinstance(part, tuple)
+    )
+
+
+def same(reference: Quantity, answer: Quantity) -> tuple[bool, str]:
+    """Whether an answer is the reference's quantity, and the rule that decided.
+
+    Raises:
+        Undecided: computer algebra gave no answer.
+    """
+    if reference.unit is not None and answer.unit is not None:
+        return _with_units(reference, answer, reference.unit, answer.unit)
+    if reference.noun and answer.noun and not _nouns_agree(reference.noun, answer.noun):
+        return False, "noun"
+    if (reference.unit and answer.noun) or (reference.noun and answer.unit):
+        return False, "unit"
+    return _equal(reference.node, answer.node, reference.tolerance), "number"
+
+
+def _nouns_agree(left: frozenset[str], right: frozenset[str]) -> bool:
+    return left <= right or right <= left
+
+
+def _with_units(reference: Quantity, answer: Quantity, ours: Unit, theirs: Unit) -> tuple[bool, str]:
+    degree, kelvin = (("deg", 1),), (("K", 1),)
+    if ours == theirs or (ours.dims, theirs.dims) in ((degree, kelvin), (kelvin, degree)):
+        return _equal(reference.node, answer.node, reference.tolerance), "number"
+    if ours.dims != theirs.dims:
+        return False, "unit"
+    left, right = _in_base(reference.node, ours), _in_base(answer.node, theirs)
+    tolerance = None if reference.tolerance is None else reference.tolerance * ours.factor
+    return _equal(left, right, tolerance), "unit"
+
+
+def _in_base(node: Node, unit: Unit) -> Node:
+    if unit.dims == (("deg", 1),):
+        return node if unit.radian else ("mul", _times(node, unit.factor), DEGREE)
+    shifted = ("add", node, ("num", unit.offset)) if unit.offset else node
+    number = exact(shifted)
+    return _times(("num", number) if number is not None else shifted, unit.factor)
+
+
+def _equal(reference: Node, answer: Node, tolerance: Fraction | None) -> bool:
+    if tolerance is None:
+        return algebra.equal(reference, answer) or algebra.equal(_one_case(reference), _one_case(answer))
+    ours, theirs = exact(reference), exact(answer)
+    if ours is not None and theirs is not None:
+        return abs(ours - theirs) <= tolerance
+    left, right = value(reference, {}) if not symbols(reference) else None, None
+    right = value(answer, {}) if not symbols(answer) else None
+    return left is not None and right is not None and abs(left - right) <= float(tolerance)
+
+
+def _one_case(node: Node) -> Node:
+    """The formula with small letters, if it does not use both cases of one letter."""
+    found = symbols(node)
+    if len({name.casefold() for name in found}) < len(found):
+        return node
+    return _renamed(node)
+
+
+def _renamed(node: Node) -> Node:
+    if node[0] == "sym":
+        return ("sym", node[1].casefold())
+    return tuple(_renamed(part) if isinstance(part, tuple) else part for part in node)

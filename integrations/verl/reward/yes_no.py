@@ -1,0 +1,38 @@
+"""Yes and no, true and false, in English and Chinese."""
+
+from __future__ import annotations
+
+import re
+
+_YES_WORDS = "yes y t yeah yep true correct right 是 是的 对 对的 正确 真 有 可以 能 会 ✓ ✔ √"
+_NO_WORDS = "no n f nope false incorrect wrong 否 不 不是 不对 错 错误 错的 不正确 假 没有 不可以 不能 不会 ✗ ✘"
+_REFERENCE_WORDS = "yes no true false 是 否 是的 不是 对 错 正确 错误 不对"
+_YES, _NO = frozenset(_YES_WORDS.split()), frozenset(_NO_WORDS.split())
+_REFERENCES = frozenset(_REFERENCE_WORDS.split())
+_ENGLISH = re.compile(r"(yes|yeah|yep|true|correct|no|nope|false|incorrect)\b(.*)", re.IGNORECASE | re.DOTALL)
+_CHINESE = re.compile(r"(不是|不对|不正确|没有|否|不|错误|错|是的|正确|是|对)(?:,|\.|;|$)(.*)", re.DOTALL)
+_CONTRADICTS = {
+    True: re.compile(r"(?:\b(?:no|false|incorrect)\b(?!\s+\w)|否|不是(?:$|\.))", re.IGNORECASE),
+    False: re.compile(r"(?:\b(?:yes|true|correct)\b(?!\s+\w)|(?<!不)是的|(?:^|,)是(?:$|\.))", re.IGNORECASE),
+}
+_JOINED = re.compile(r"\s*(?:/|\||or\b|and\b|but\b|&|\?|\bmaybe\b)", re.IGNORECASE)
+
+
+def read_reference(reference: str) -> bool | None:
+    """True for yes, False for no, None for any other reference."""
+    word = reference.casefold()
+    return word in _YES if word in _REFERENCES else None
+
+
+def read(answer: str) -> bool | None:
+    """What a cleaned answer says; None when it is neither a clear yes nor a clear no."""
+    word = answer.casefold()
+    if word in _YES or word in _NO:
+        return word in _YES
+    match = _ENGLISH.fullmatch(answer) or _CHINESE.fullmatch(answer)
+    if match is None:
+        return None
+    said, rest = match.group(1).casefold() in _YES, match.group(2)
+    if _JOINED.match(rest) or _CONTRADICTS[said].search(rest):
+        return None
+    return said if not rest or rest[0] in " ,.;:(-" or not rest[0].isascii() or match.re is _CHINESE else None
