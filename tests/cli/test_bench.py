@@ -16,7 +16,7 @@ from prism_cli.engines.environments import Environment, names
 def test_list_names_every_measurement_and_where_it_runs(capsys):
     assert main(["bench", "--json"]) == 0
     found = {b["name"]: b for b in json.loads(capsys.readouterr().out)["benchmarks"]}
-    assert {"cli", "rollout", "shared_prompt"} <= {*found}
+    assert {"cli", "compare", "rollout", "shared_prompt"} <= {*found}
     assert found["cli"]["engine"] is None
     for told in found.values():
         assert told["engine"] in (None, *names())
@@ -29,7 +29,7 @@ def test_unknown_measurement_is_refused(capsys):
     assert main(["bench", "nothing"]) == 2
     told = capsys.readouterr().err
     assert "no benchmark `nothing`" in told
-    assert "cli, rollout, shared_prompt" in told
+    assert "cli, compare, rollout, shared_prompt" in told
 
 
 def test_cli_as_json(capsys):
