@@ -258,7 +258,7 @@
   document.addEventListener("keydown", (event) => {
     const inField = event.target.closest("input:not([type=checkbox]), select, textarea");
     if (inField) {
-      if (event.key === "Escape") { inField.blur(); $("items").focus(); }
+      if (event.key === "Escape") { event.preventDefault(); $("items").focus(); }
       return;
     }
     if (!$("keys-on").checked || event.ctrlKey || event.metaKey || event.altKey || !(event.key in KEYS)) return;
