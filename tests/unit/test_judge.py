@@ -144,19 +144,32 @@ def test_the_servers_wish_to_wait_is_kept_within_bounds(monkeypatch):
     assert waits == [7.0, client.LONGEST_WAIT, 2.0, 8.0]
 
 
-def test_a_server_that_drips_is_given_up_in_time():
+def test_a_server_that_thinks_too_long_is_given_up():
     hold = threading.Event()
 
     def slow(body):
-        hold.wait(20)
+        hold.wait(60)
         return reply_to(body)
 
     with StubJudge(slow) as stub:
-        began = time.monotonic()
-        reply = ask(Judge(stub.url, timeout=0.3, attempts=2, patience=0.0))
+        reply = ask(Judge(stub.url, "stub-judge", timeout=0.3, attempts=2, patience=0.0))
         hold.set()
-    assert (reply.verdict, reply.problem) == (None, "no answer within 0.3 s")
-    assert time.monotonic() - began < 10
+    assert (reply.verdict, reply.problem, reply.attempts) == (None, "no answer within 0.3 s", 2)
+
+
+def test_a_server_that_drips_is_given_up():
+    """Each byte comes in time, the whole never does."""
+
+    async def drops():
+        while True:
+            yield b" "
+            await asyncio.sleep(0.01)
+
+    async def handle(request):
+        return httpx.Response(200, content=drops())
+
+    drip = Judge("http://127.0.0.1:1", "m", timeout=0.2, attempts=1, transport=httpx.MockTransport(handle))
+    assert ask(drip).problem == "no answer within 0.2 s"
 
 
 def test_a_reply_without_end_is_an_error():
@@ -289,19 +302,18 @@ def test_what_the_listener_raises_ends_the_asking():
 
 
 def test_a_stop_ends_the_asking_while_the_server_thinks():
-    stop, hold = threading.Event(), threading.Event()
+    stop, hold, answered = threading.Event(), threading.Event(), []
 
     def think(body):
         stop.set()
-        hold.wait(20)
+        hold.wait(60)
+        answered.append(body)
         return reply_to(body)
 
     with StubJudge(think) as stub:
-        judge = Judge(stub.url)
-        began = time.monotonic()
         with pytest.raises(Interrupted):
-            ask_all(judge, [RIGHT] * 10, lambda index, reply: None, stop)
-        assert time.monotonic() - began < 10
+            ask_all(Judge(stub.url), [RIGHT] * 10, lambda index, reply: None, stop)
+        assert not answered
         hold.set()
 
 

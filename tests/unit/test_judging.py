@@ -274,7 +274,7 @@ def test_progress_and_a_stop(tmp_path):
 
     def answer(body):
         asked.append(body)
-        return reply_to(body) if len(asked) < 10 or stop.wait(20) else None
+        return reply_to(body) if len(asked) < 10 or stop.wait(60) else None
 
     def report(done, total):
         heard.append((done, total))
@@ -315,22 +315,22 @@ def test_killed_and_run_again_ends_like_a_pass_without_a_kill(tmp_path):
     def slow(body):
         if len(stub.asked) > 60:
             seen.set()
-            hold.wait(30)
+            hold.wait(300)
         return reply_to(body)
 
     cells = [cell_of(tmp_path / "a", items=150), cell_of(tmp_path / "b", items=150)]
     before = content(cells[0])
     with StubJudge(slow) as stub:
         running = start_pass(tmp_path / "a", stub.url)
-        assert seen.wait(30)
+        assert seen.wait(300)
         running.send_signal(signal.SIGKILL)
-        running.wait(10)
+        running.wait(300)
         hold.set()
         assert content(cells[0]) == before
         asked = len(stub.asked)
-        assert start_pass(tmp_path / "a", stub.url).wait(60) == 0
+        assert start_pass(tmp_path / "a", stub.url).wait(300) == 0
         assert len(stub.asked) - asked < 100
-        assert start_pass(tmp_path / "b", stub.url).wait(60) == 0
+        assert start_pass(tmp_path / "b", stub.url).wait(300) == 0
     assert rows_of(cells[0]) == rows_of(cells[1])
 
 
@@ -344,7 +344,7 @@ def test_two_passes_at_once_agree(tmp_path):
 
     with StubJudge(moody) as stub:
         running = [start_pass(tmp_path, stub.url) for _ in range(2)]
-        assert [process.wait(60) for process in running] == [0, 0]
+        assert [process.wait(300) for process in running] == [0, 0]
         rows = rows_of(cell)
         judge([read_cell(cell.folder)], stub.url, tmp_path)
         assert rows_of(cell) == rows

@@ -43,7 +43,7 @@ def test_two_processes_lose_nothing(tmp_path):
         [sys.executable, "-c", WRITER, str(path), name, verdict] for name, verdict in (("a", "correct"), ("b", "wrong"))
     ]
     running = [subprocess.Popen(command) for command in commands]
-    assert [process.wait(60) for process in running] == [0, 0]
+    assert [process.wait(300) for process in running] == [0, 0]
     cache = VerdictCache(path)
     assert len(cache) == 1500
     assert cache.get("a-499") == cache.get("b-499") == Given("correct", "x" * 499)
