@@ -163,7 +163,8 @@ class _Study:
         self.models = {model.label: model for model in models}
         self.baselines = {label: baselines[label] if baselines[label] in self.models else None for label in self.models}
         self.columns, self.items, self.resamples, self.seed = columns, items, resamples, seed
-        self.metrics = [m for m in METRICS if m == SCORE or any(_measured(cell, m) for model in models for cell in model.every)]
+        cells = [cell for model in models for cell in model.every]
+        self.metrics = [m for m in METRICS if m == SCORE or any(_measured(cell, m) for cell in cells)]
         self._verdicts: dict[tuple[int, str], NDArray[np.float64]] = {}
         self.layouts = {column.name: self._layout(column) for column in columns}
 
