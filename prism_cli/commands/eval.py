@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from integrations.common.judge import Judge
     from prism_cli.evaluation.cells import Ask
     from prism_cli.evaluation.models import Model
     from prism_cli.evaluation.run import Outcome
@@ -138,7 +139,7 @@ def evaluate(
     try:
         choice = choose(server, served_name, concurrency, len(gpu_names()))
         outcomes = _carry_out(ask, found, choice, jobs, view, rescore)
-        _apply_judge(judging, outcomes, view)
+        _apply_judge(judging, rules_only, outcomes, view)
     finally:
         view.close()
     _report(ask, outcomes, baseline, json_)
@@ -163,7 +164,7 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(word) for word in words))
 
 
-def _judge(suite: Any, url: str | None, model: str | None, key_env: str | None, rules_only: bool) -> Any:
+def _judge(suite: Any, url: str | None, model: str | None, key_env: str | None, rules_only: bool) -> Judge | None:
     """The judge that was asked for, tried on golden items before anything else is done; None for rules only."""
     from integrations.errors import BadInput
 
@@ -226,20 +227,29 @@ def _carry_out(
         return evaluator.rescore(models) if rescore else evaluator.run(models)
 
 
-def _apply_judge(judge: Any, outcomes: Sequence[Outcome], view: View) -> None:
-    """Ask the judge about every finished cell that wants one."""
-    if judge is None:
-        return
-    from benchmarks.judging import judge_cells
-    from benchmarks.samples import read_cell
+def _apply_judge(judge: Judge | None, rules_only: bool, outcomes: Sequence[Outcome], view: View) -> None:
+    """Ask the judge about every finished cell that wants one, or take back what a judge said where none is wanted."""
+    from benchmarks.judging import clear_judge, judge_cells
+    from benchmarks.samples import Cell, read_cell
 
-    by_store: dict[Path, list[Any]] = {}
+    by_store: dict[Path, list[Cell]] = {}
     for outcome in outcomes:
         cell = read_cell(outcome.cell.folder) if outcome.status != "failed" else None
         if cell is not None:
             by_store.setdefault(outcome.cell.store, []).append(cell)
     for store, cells in by_store.items():
-        judge_cells(cells, judge, store / "verdicts.jsonl", lambda done, total: None)
+        if judge is not None:
+            view.stage_started("judge", 0, 1)
+            judge_cells(
+                cells,
+                judge,
+                store / "verdicts.jsonl",
+                lambda done, total: view.stage_progress("judge", done, total, {}, 0, "judging"),
+            )
+            view.stage_finished("judge", "done", 0.0, "")
+        elif rules_only:
+            for cell in cells:
+                clear_judge(cell)
 
 
 def _report(ask: Ask, outcomes: Sequence[Outcome], baseline: str | None, as_json: bool) -> None:
