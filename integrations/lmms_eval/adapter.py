@@ -14,6 +14,8 @@ import ast
 import json
 import os
 import re
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -176,13 +178,26 @@ def launch(path: Path, tasks: Sequence[Path] = ()) -> Launch:
         "LOGURU_LEVEL": "WARNING",
     }
     if job.online:
-        env["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "0")
+        env["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE") or ("0" if hub_answers() else "1")
     if job.server is not None and job.server.api_key_env:
         env[job.server.api_key_env] = os.environ.get(job.server.api_key_env, "")
     argv = ["python", "-m", "benchmarks.evaluate", "--job", str(path)]
     for folder in tasks:
         argv += ["--tasks", str(folder)]
     return Launch(ENGINE, argv, env, ("integrations", "benchmarks"), "evaluation")
+
+
+def hub_answers(seconds: float = 5.0) -> bool:
+    """Whether the Hub (HF_ENDPOINT) can be reached: where it cannot, every data set would be waited for in vain for two
+    minutes, those that are on this machine as well."""
+    request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=seconds).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def check_cell(folder: Path, facts: Mapping[str, Any], since: float = 0.0) -> str | None:

@@ -1,7 +1,10 @@
 """Prism's side of lmms-eval, and the parts of the worker that need no lmms-eval."""
 
+import contextlib
+import http.server
 import json
 import os
+import threading
 import time
 
 import pytest
@@ -19,6 +22,24 @@ FACTS = {
     "protocol": {"name": "sample", "temperature": 1, "top_p": 0.7, "top_k": 0, "max_new_tokens": 96},
 }
 SERVER = {"url": "http://127.0.0.1:1/v1", "model": "policy"}
+
+
+@contextlib.contextmanager
+def serving(status):
+    """A server that answers everything with this status."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def entry(item="a", sample=0, **changes):
@@ -118,6 +139,12 @@ def test_launch_goes_to_the_hub_only_where_it_may(tmp_path, monkeypatch):
     opened = adapter.write_job(tmp_path / "open.json", server=SERVER, cells=[], online=True, **places)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     assert "HF_HUB_OFFLINE" not in adapter.launch(closed).env  # the engines' own setting is offline
+    with serving(404) as address:  # whatever it answers, it answers
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        assert adapter.launch(opened).env["HF_HUB_OFFLINE"] == "0"
+    assert adapter.launch(opened).env["HF_HUB_OFFLINE"] == "1"
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     assert adapter.launch(opened).env["HF_HUB_OFFLINE"] == "0"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert adapter.launch(opened).env["HF_HUB_OFFLINE"] == "1"

@@ -23,7 +23,7 @@ from lmms_eval.api.model import lmms
 
 from integrations.errors import StageFailed
 from integrations.lmms_eval.inside.prompts import Prompt, Prompts
-from integrations.lmms_eval.inside.records import Answer, Key, Log, asked_of, sampling, still_good
+from integrations.lmms_eval.inside.records import Answer, Log, asked_of, sampling, still_good
 from integrations.lmms_eval.inside.server import Connection
 from integrations.lmms_eval.job import Server
 
@@ -40,7 +40,6 @@ class Responses:
 
     answers: dict[tuple[int, int], Answer] = field(default_factory=dict)
     prompts: dict[int, Prompt] = field(default_factory=dict)
-    """Without their messages."""
     seconds: float = 0.0
 
 
@@ -106,54 +105,74 @@ class Asking:
         self._log = log
         self._told = told
         self._by = asked_of(facts)
+        self._known = log.read()
+        self._before = max((entry["seconds"] for entry in self._known.values()), default=0.0)
+        self._began = time.monotonic()
+        self._got = Responses(seconds=self._before)
 
     def respond(self, counts: Counts, prompts: Prompts) -> Responses:
         """Raises StageFailed (ServerFailed) when the server refuses or is gone; what came until then is in the log."""
-        known = self._log.read()
-        before = max((entry["seconds"] for entry in known.values()), default=0.0)
-        responses = Responses(seconds=before)
         try:
-            asyncio.run(self._respond(counts, prompts, known, responses))
+            asyncio.run(self._respond(counts, prompts))
         except BaseExceptionGroup as group:
             raise _first(group) from None
         finally:
             self._log.close()
-        return responses
+        return self._got
 
-    async def _respond(
-        self, counts: Counts, prompts: Prompts, known: Mapping[Key, Mapping[str, Any]], responses: Responses
-    ) -> None:
-        began, before = time.monotonic(), responses.seconds
-        loop, waiting = asyncio.get_running_loop(), iter(counts.items())
+    async def _respond(self, counts: Counts, prompts: Prompts) -> None:
+        waiting = iter(counts.items())
         free = asyncio.Semaphore(self._server.concurrency)
-
-        async def ask(doc_id: int, sample: int, prompt: Prompt) -> None:
-            item = self._ids[doc_id]
-            sent = sampling(self._facts, item, sample)
-            entry = known.get((item, sample))
-            if entry is None or not still_good(entry, self._by, prompt.hash, sent):
-                async with free:
-                    reply = await connection.complete(prompt.messages, sent)
-                responses.seconds = before + time.monotonic() - began
-                told = {"text": reply.text, "finish": reply.finish, "usage": reply.usage}
-                who = {"item": item, "sample": sample, "by": self._by, "prompt": prompt.hash, "sent": sent}
-                entry = {**who, **told, "seconds": round(responses.seconds, 3)}
-                self._log.append(entry)
-            responses.answers[doc_id, sample] = Answer.of(entry)
-            self._told(len(responses.answers))
+        loop = asyncio.get_running_loop()
 
         async def serve() -> None:
+            """Take one document after the other; those of all servers are in hand at once."""
             for doc_id, count in waiting:
                 prompt = await loop.run_in_executor(encoders, prompts.build, doc_id)
-                responses.prompts[doc_id] = Prompt(prompt.hash, prompt.images, [])
-                async with asyncio.TaskGroup() as samples:
-                    for sample in range(count):
-                        samples.create_task(ask(doc_id, sample, prompt))
+                self._got.prompts[doc_id] = prompt.told()
+                missing = [sample for sample in range(count) if not self._recall(doc_id, sample, prompt)]
+                if missing:
+                    messages = await loop.run_in_executor(encoders, prompt.messages)
+                    async with asyncio.TaskGroup() as samples:
+                        for sample in missing:
+                            samples.create_task(self._ask(connection, free, doc_id, sample, prompt, messages))
 
         with ThreadPoolExecutor(ENCODERS) as encoders:
             async with Connection(self._server) as connection, asyncio.TaskGroup() as servers:
                 for _ in range(self._server.concurrency):
                     servers.create_task(serve())
+
+    def _recall(self, doc_id: int, sample: int, prompt: Prompt) -> bool:
+        """Take the response from the log, if it answers this very request."""
+        item = self._ids[doc_id]
+        entry = self._known.get((item, sample))
+        if entry is None or not still_good(entry, self._by, prompt.hash, sampling(self._facts, item, sample)):
+            return False
+        self._take(doc_id, sample, entry)
+        return True
+
+    async def _ask(
+        self,
+        connection: Connection,
+        free: asyncio.Semaphore,
+        doc_id: int,
+        sample: int,
+        prompt: Prompt,
+        messages: list[dict[str, Any]],
+    ) -> None:
+        sent = sampling(self._facts, self._ids[doc_id], sample)
+        async with free:
+            reply = await connection.complete(messages, sent)
+        self._got.seconds = self._before + time.monotonic() - self._began
+        who = {"item": self._ids[doc_id], "sample": sample, "by": self._by, "prompt": prompt.hash, "sent": sent}
+        told = {"text": reply.text, "finish": reply.finish, "usage": reply.usage}
+        entry = {**who, **told, "seconds": round(self._got.seconds, 3)}
+        self._log.append(entry)
+        self._take(doc_id, sample, entry)
+
+    def _take(self, doc_id: int, sample: int, entry: Mapping[str, Any]) -> None:
+        self._got.answers[doc_id, sample] = Answer.of(entry)
+        self._told(len(self._got.answers))
 
 
 def _first(error: BaseException) -> BaseException:
@@ -181,7 +200,7 @@ class Recorded:
         responses = Responses()
         for doc_id, count in counts.items():
             prompt = prompts.build(doc_id)
-            responses.prompts[doc_id] = Prompt(prompt.hash, prompt.images, [])
+            responses.prompts[doc_id] = prompt.told()
             for sample in range(count):
                 row = self._rows.get((self._ids[doc_id], sample))
                 if row is None or row["prompt_hash"] != prompt.hash:

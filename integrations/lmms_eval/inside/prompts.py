@@ -32,8 +32,22 @@ class Prompt:
     """sha256 over the turns and the pixels of their images."""
     images: list[str]
     """Names of the previews."""
-    messages: list[dict[str, Any]]
-    """As an OpenAI-compatible server takes them: images as PNG in data addresses."""
+
+
+@dataclass(frozen=True)
+class Sendable(Prompt):
+    """With what it takes to send it."""
+
+    turns: ChatMessages
+
+    def messages(self) -> list[dict[str, Any]]:
+        """As an OpenAI-compatible server takes them: images as PNG in data addresses."""
+        encoded: list[dict[str, Any]] = self.turns.to_openai_messages()
+        return encoded
+
+    def told(self) -> Prompt:
+        """Without the images themselves."""
+        return Prompt(self.hash, self.images)
 
 
 class Prompts:
@@ -52,13 +66,13 @@ class Prompts:
         self._one_reader = threading.Lock()  # data sets are not made for reading by several threads
         previews.mkdir(parents=True, exist_ok=True)
 
-    def build(self, doc_id: int) -> Prompt:
+    def build(self, doc_id: int) -> Sendable:
         with self._one_reader:
             turns = ChatMessages(messages=self._to_messages(self._docs[doc_id]))
         images, _, _ = turns.extract_media()
         hashes = [pixel_hash(image) for image in images]
         names = [preview(image, name, self._previews) for image, name in zip(images, hashes, strict=True)]
-        return Prompt(_hash(turns, hashes), names, turns.to_openai_messages())
+        return Sendable(_hash(turns, hashes), names, turns)
 
 
 def _hash(turns: ChatMessages, hashes: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 from integrations.common.files import hash_json
 
 LOG = "requests.jsonl"
+FIELDS = {"item", "sample", "by", "prompt", "sent", "text", "finish", "usage", "seconds"}
 
 Key = tuple[str, int]
 """Item id and sample."""
@@ -90,9 +91,10 @@ class Log:
         for line in lines:
             try:
                 entry = json.loads(line)
-                found[entry["item"], entry["sample"]] = entry
-            except (ValueError, TypeError, KeyError):
+            except ValueError:
                 continue
+            if isinstance(entry, dict) and entry.keys() >= FIELDS:
+                found[entry["item"], entry["sample"]] = entry
         return found
 
     def append(self, entry: Mapping[str, Any]) -> None:
