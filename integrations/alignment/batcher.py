@@ -142,21 +142,23 @@ class Batcher:
         try:
             for ended in streamer.stream(prompts, which, jobs[0].sampling, [job.key for job in jobs]):
                 for index, generation in ended:
-                    jobs[index].done.set_result(generation)
+                    if not jobs[index].done.cancelled():
+                        jobs[index].done.set_result(generation)
                 if self._stopping:
-                    return _fail(jobs, Stopping())
+                    raise Stopping
         except torch.OutOfMemoryError as error:
             too_large = str(error)
         except Exception as error:
-            return _fail(jobs, error)
+            _fail(jobs, error)
+            return
         else:
-            return None
+            return
         left = [job for job in jobs if not job.done.done()]  # here, where the failed batch's memory is free again
         if len(left) < 2:
-            return _fail(left, StageFailed(f"the request does not fit the memory: {too_large}", "ask for fewer tokens"))
+            _fail(left, StageFailed(f"the request does not fit the memory: {too_large}", "ask for fewer tokens"))
+            return
         for half in (left[: len(left) // 2], left[len(left) // 2 :]):
             self._decode(streamer, half)
-        return None
 
 
 def _fail(jobs: Iterable[Job], error: Exception) -> None:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import shutil
-import threading
-import urllib.request
-from collections.abc import Iterator
+import urllib.error
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 from engine_stage import World
+from served import ask, post, running
 
 from integrations.alignment.serving import serve_launch
-from integrations.common.serving import wait_ready
 from integrations.contract import Launch, Machine
 from integrations.errors import StageFailed
-from prism_cli.engines import process
 from prism_cli.engines.environments import Environment
 
 pytestmark = pytest.mark.engine
@@ -29,66 +23,11 @@ pytestmark = pytest.mark.engine
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 12}
 
 
-@dataclass
-class Running:
-    """A server's process."""
-
-    folder: Path
-    ended: threading.Event = field(default_factory=threading.Event)
-    end: threading.Event = field(default_factory=threading.Event)
-    code: int | None = None
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "server.log"
-
-    def wait_ready(self) -> str:
-        return wait_ready(self.folder / "ready.json", self.log, self.ended, self.end, 300)
-
-
-@contextlib.contextmanager
-def running(launch: Launch, environment: Environment, folder: Path) -> Iterator[Running]:
-    """The process while the block runs; its `code` after."""
-    server = Running(folder)
-
-    def supervise() -> None:
-        try:
-            server.code = process.run(
-                launch, environment, cwd=folder, log=server.log, import_root=folder / "import", tick=lambda: None,
-                stop=server.end,
-            )  # fmt: skip
-        finally:
-            server.ended.set()
-
-    thread = threading.Thread(target=supervise)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.end.set()
-        thread.join()
-
-
 def launch_for(model: Path, folder: Path, port: int = 0) -> Launch:
     folder.mkdir()
     return serve_launch(
         model, GREEDY, machine=Machine(threads=1), ready=folder / "ready.json", log=folder / "log.jsonl", port=port
     )
-
-
-def post(url: str, request: dict[str, Any]) -> dict[str, Any]:
-    sent = urllib.request.Request(f"{url}/chat/completions", json.dumps(request).encode(), method="POST")
-    with urllib.request.urlopen(sent, timeout=300) as answer:
-        found: dict[str, Any] = json.loads(answer.read())
-    return found
-
-
-def ask(row: dict[str, Any], data: Path) -> dict[str, Any]:
-    images = [base64.b64encode((data / path).read_bytes()).decode() for path in row["images"]]
-    parts: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}} for image in images
-    ]
-    return {"messages": [{"role": "user", "content": [*parts, {"type": "text", "text": row["prompt"]}]}]}
 
 
 def test_served_until_it_is_stopped(small_world: World, alignment_env: Environment, tmp_path: Path) -> None:

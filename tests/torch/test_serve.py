@@ -266,6 +266,16 @@ def test_nothing_is_answered_while_the_model_loads(checkpoint: Path) -> None:
         assert client.post(URL, json={"messages": TURN}).status_code == 503
 
 
+def test_half_precision(checkpoint: Path, world: World) -> None:
+    service = Service(read_options([f"--model={checkpoint}", "--name=tiny", "--device=cpu", "--dtype=bfloat16"]))
+    with TestClient(service.app) as client:
+        assert service.batcher.ready.wait(60)
+        requests = [ask(row, world[0], max_tokens=4, temperature=0) for row in world[1][:6]]
+        together = [text(answer) for answer in served(client, requests)]
+        assert all(together)
+        assert client.get("/v1/models").json()["data"][0]["prism"]["dtype"] == "bfloat16"
+
+
 def test_image_limits(checkpoint: Path) -> None:
     url, tokens = encoded(Image.new("RGB", (128, 128))), []
     for limit in ([], ["--max-image-pixels=4096"]):
@@ -378,6 +388,16 @@ def test_stopping_gives_up_what_is_open() -> None:
     assert [type(job.done.exception(60)) for job in jobs[2:]] == [Stopping, Stopping]
     with pytest.raises(Stopping):
         batcher.submit(make_jobs("e"))
+
+
+def test_an_asker_who_has_gone_disturbs_nobody() -> None:
+    batcher = make_batcher(Echo())
+    gone, stays = make_jobs("ab")
+    assert gone.done.cancel()
+    batcher.submit([gone, stays])
+    batcher.start()
+    assert stays.done.result(60).token_ids == [1]
+    batcher.stop()
 
 
 def test_what_does_not_fit_is_decoded_in_parts() -> None:
