@@ -27,7 +27,7 @@ from prism_cli.evaluation.models import stage_model
 from prism_cli.evaluation.run import evaluator_of, locked
 from prism_cli.pipeline.adapters import adapter_for
 from prism_cli.pipeline.groundwork import data_hash, describe
-from prism_cli.pipeline.intermediate import Score, Tell, Unwatched, Watch, scorer_of, selection, watching
+from prism_cli.pipeline.intermediate import WAITED, Score, Tell, Unwatched, Watch, scorer_of, selection, watching
 from prism_cli.pipeline.plan import DATA, MODEL, Node, Plan
 from prism_cli.runs.store import RunStore, StageFolder
 from prism_cli.ui.view import View
@@ -336,7 +336,7 @@ class Execution:
             "arms": list(node.arms),
             "kind": node.kind,
             "status": "done",
-            "seconds": round(max(seconds, folder.seconds()), 1),
+            "seconds": round(max(seconds, folder.seconds()) - result.metrics.get(WAITED, 0.0), 1),
             "result": describe(result),
             "hash": digest,
             "parents": {role: {"stage": name, "hash": self._hash(name)} for role, name in node.parents.items()},

@@ -49,6 +49,8 @@ WAITING = 4
 """Most checkpoints that wait for their evaluation; of more the oldest is dropped, since each holds a model's space."""
 FALSE_ALARMS = 0.05
 """Largest chance of any warning in a stage where nothing falls."""
+WAITED = "evaluation_wait_seconds"
+"""Metric of a stage's result: how long its end waited for evaluations. No part of the time that it took to train."""
 _LOOK_EVERY = 1.0
 
 Score = Callable[[Path, str, int, Path], Mapping[str, Mapping[str, bool | None]]]
@@ -134,6 +136,7 @@ class Watch:
         Raises:
             Interrupted: a stop was asked for.
         """
+        started = time.monotonic()
         self._look()
         with self._change:
             self._waiting.pop(result.step, None)
@@ -147,10 +150,10 @@ class Watch:
                 raise Interrupted("stopped", "run the same command again to go on from here")
         notes = [*result.notes]
         if self.problems:
-            notes.append(
-                f"{len(self.problems)} checkpoints could not be evaluated: {next(iter(self.problems.values()))}"
-            )
-        result = replace(result, notes=notes)
+            first = next(iter(self.problems.values()))
+            notes.append(f"{len(self.problems)} checkpoints could not be evaluated: {first}")
+        waited = round(time.monotonic() - started, 1)
+        result = replace(result, notes=notes, metrics={**result.metrics, WAITED: waited})
         return self._choose(result) if self.settings.eval_keep == "best" else result
 
     def close(self) -> None:

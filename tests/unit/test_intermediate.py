@@ -1,5 +1,6 @@
 """Checkpoints evaluated while a stage trains: on small programs in place of engines, and scores out of the weights."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -242,7 +243,10 @@ def test_the_best_checkpoint_becomes_the_result(tmp_path):
     result = stage.run()
     assert step_of(stage.root / "model") == 4  # of equals the later; the start is no candidate
     assert result.step == 6  # what was trained, and what the budget counts
-    assert result.metrics == {"selected_step": 4, "selected_validation": 0.7, "final_validation": 0.65}
+    waited = result.metrics[intermediate.WAITED]
+    assert result.metrics == {
+        "selected_step": 4, "selected_validation": 0.7, "final_validation": 0.65, intermediate.WAITED: waited
+    }  # fmt: skip
     assert "kept step 4 of 6: 70.0% of 40 items of `validation` right, 65.0% at the end" in result.notes[0]
     assert stage.of("checkpoint_selected")[0]["step"] == 4
     assert [p.name for p in (stage.root / "model").iterdir()] == ["model.safetensors"]
@@ -435,6 +439,18 @@ def test_the_executor_keeps_the_best_and_says_so_in_the_record(store, watched_pr
     assert view.finished["prism/sft"] == "done"
     again = run(store, plan_with(asked(eval_keep="best")))
     assert again.finished["prism/sft"] == "unchanged"
+
+
+def test_waiting_for_evaluations_is_no_training_time(store, watched_programs, monkeypatch):  # noqa: F811
+    conclude = intermediate.Watch.conclude
+
+    def slow(self, result, stop):
+        found = conclude(self, result, stop)
+        return dataclasses.replace(found, metrics={**found.metrics, intermediate.WAITED: 1000.0})
+
+    monkeypatch.setattr(intermediate.Watch, "conclude", slow)
+    run(store, plan_with(asked()))
+    assert read_json(store.root / "prism/sft/DONE")["seconds"] < 0
 
 
 def test_only_what_decides_the_result_makes_it_stale(store, watched_programs):  # noqa: F811
