@@ -55,7 +55,8 @@ def choose(answer: str, options: Sequence[str]) -> tuple[str | None, str]:
     """
     allowed = letters(len(options))
     text = unwrap(answer)
-    same = [name for name, option in zip(allowed, options, strict=True) if plain(option) == plain(answer)]
+    wanted = plain(answer)
+    same = [name for name, option in zip(allowed, options, strict=True) if wanted and plain(option) == wanted]
     # A small letter that is an option's very text ("side b") means that text; a capital means the letter.
     if len(same) == 1 and not (len(text) == 1 and text.isupper()):
         return same[0], "option_text"

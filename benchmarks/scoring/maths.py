@@ -2,8 +2,8 @@
 
 Computer algebra can be made to run for ever by a short text (a tower of powers), and MathVision's official comparison
 hands what it parsed to `eval`. So both run in one child process, kept alive between questions: it may not write files,
-open connections or start programs, it has a limit of memory, and when it does not answer in time it is killed, the
-question counts as undecided, and the next one gets a new child. Thread-safe; questions are answered one at a time.
+open connections or start programs, it has limits of memory and of processor time, and when it comes to its end over a
+question, that counts as undecided and the next one gets a new child. Thread-safe; questions are answered one at a time.
 
     python -P maths.py     the child: one JSON question a line on stdin, one JSON answer a line on stdout
 
@@ -26,6 +26,7 @@ import os
 import re
 import resource
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -38,9 +39,11 @@ How = Literal["mathvision", "math_verify"]
 
 LONGEST = 400
 """Characters above which a text is taken for prose: not compared."""
-START_SECONDS = 120.0
-SECONDS = 10.0
-"""How long the child may take to start, and for one question."""
+CPU_SECONDS = 5.0
+"""Processor time for one question; not wall time, so that a busy machine changes no verdict."""
+START_SECONDS = 300.0
+SECONDS = 120.0
+"""Wall time in which the child must have started, and in which it must have answered whatever happens to it."""
 MEMORY = 4 << 30
 """The child's address space in bytes."""
 
@@ -165,8 +168,8 @@ def _comparisons() -> dict[str, Callable[[str, str], bool]]:
 
     def math_verify(reference: str, answer: str) -> bool:
         # Without dollars the parser picks out what it understands: of 2\\sqrt{2} it takes the first 2.
-        gold, given = (parse(f"${as_latex(text)}$", parsing_timeout=5) for text in (reference, answer))
-        return bool(gold) and bool(given) and verify(gold, given, timeout_seconds=5)
+        gold, given = (parse(f"${as_latex(text)}$", parsing_timeout=None) for text in (reference, answer))
+        return bool(gold) and bool(given) and verify(gold, given, timeout_seconds=None)
 
     return {"mathvision": mathvision, "math_verify": math_verify}
 
@@ -188,10 +191,12 @@ def main() -> None:
         question = json.loads(line)
         said: dict[str, Any] = {"equal": None}
         if question["how"] in comparisons:
+            signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # its signal ends the process, whatever it is in
             try:
                 said["equal"] = bool(comparisons[question["how"]](question["reference"], question["answer"]))
             except BaseException as error:  # SystemExit too: nothing that an answer holds may end the child
                 said["error"] = type(error).__name__
+            signal.setitimer(signal.ITIMER_PROF, 0)
         channel.write(json.dumps(said) + "\n")
         channel.flush()
 

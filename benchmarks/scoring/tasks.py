@@ -39,6 +39,14 @@ def listed(options: str | Sequence[str]) -> list[str]:
     return [str(option) for option in (ast.literal_eval(options) if isinstance(options, str) else options)]
 
 
+def with_unknown(options: Sequence[str], reference: str, at_least: int = 4) -> list[str]:
+    """Options read out of a text, filled up with ones of unknown text: at least so many, and up to the reference."""
+    wanted = max(
+        len(options), at_least if not options else 0, ord(reference) - ord("A") + 1 if len(reference) == 1 else 0
+    )
+    return [*options, *[""] * (wanted - len(options))]
+
+
 def with_options(question: str, options: Sequence[str]) -> str:
     """A question with its options below it, one a line: `A. text`."""
     lines = [f"{letter}. {option}" for letter, option in zip(letters(len(options)), options, strict=True)]

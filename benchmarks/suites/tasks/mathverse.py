@@ -64,15 +64,15 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str], style: Style
 
 
 def options_of(question: str) -> list[str]:
-    """The options' texts in a question that lists them as `A:text`, one a line; four of unknown text without a list."""
+    """The options' texts in a question that lists them as `A:text`, one a line; [] without a list."""
     found = _OPTION.findall(question.rpartition("Choices:")[2])
     in_order = [letter for letter, _ in found] == letters(len(found))
-    return [text for _, text in found] if found and in_order else [""] * 4
+    return [text for _, text in found] if in_order else []
 
 
 def _decide(doc: Mapping[str, Any], answer: str) -> Verdict:
     reference = str(doc["answer"]).strip()
     if doc["question_type"] != "multi-choice":
         return free_answer(reference, answer, "math_verify")
-    letter, rule = choose(answer, options_of(doc["question_for_eval"]))
+    letter, rule = choose(answer, tasks.with_unknown(options_of(doc["question_for_eval"]), reference))
     return Verdict(letter == reference, rule)

@@ -55,10 +55,14 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str], style: Style
     multiple = doc["question_type"] == "multi_choice"
     item = {
         "item_id": str(doc["pid"]),
-        "question": tasks.with_options(doc["question"], doc["choices"] or []),
+        "question": tasks.with_options(_with_unit(doc), doc["choices"] or []),
         "reference": str(doc["answer"]),
     }
     return tasks.scored(results, style, "choice" if multiple else "open", lambda answer: _decide(doc, answer), item)
+
+
+def _with_unit(doc: Mapping[str, Any]) -> str:
+    return f"{doc['question']} (Unit: {doc['unit']})" if doc["unit"] else str(doc["question"])
 
 
 def _hint(doc: Mapping[str, Any]) -> str:

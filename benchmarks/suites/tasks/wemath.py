@@ -61,14 +61,13 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str], style: Style
 
 
 def options_of(line: str) -> list[str]:
-    """The options' texts in a line `A. text; B. text; ...`; five of unknown text where it is not of that form."""
+    """The options' texts in a line `A. text; B. text; ...`; [] where it is not of that form."""
     found = _OPTION.findall(line)
     in_order = [letter for letter, _ in found] == letters(len(found))
-    return [text.strip() for _, text in found] if found and in_order else [""] * 5
+    return [text.strip() for _, text in found] if in_order else []
 
 
 def _decide(doc: Mapping[str, Any], answer: str) -> Verdict:
-    letter, rule = choose(answer, options_of(doc["option"]))
-    if letter is None:
-        return Verdict(False, rule)
-    return Verdict(relax_exact_match(letter, str(doc["answer"]).strip()) == 1.0, rule)
+    reference = str(doc["answer"]).strip()
+    letter, rule = choose(answer, tasks.with_unknown(options_of(doc["option"]), reference))
+    return Verdict(letter is not None and relax_exact_match(letter, reference) == 1.0, rule)
