@@ -167,6 +167,8 @@ def _turn(where: str, role: str, content: Any, pictures: list[Image.Image]) -> d
             parts.append({"type": "text", "text": part["text"]})
         elif kind == "image_url" and role == "user":
             source = part.get("image_url")
+            if isinstance(source, dict) and source.get("detail", "auto") != "auto":
+                raise Refused(f"`{field}`: images have one level of detail, the server's own", field)
             pictures.append(picture(field, source.get("url") if isinstance(source, dict) else source))
             parts.append({"type": "image"})
         else:

@@ -157,8 +157,8 @@ def test_what_a_request_leaves_out_is_the_servers(client: TestClient, world: Wor
 TURN = [{"role": "user", "content": "Why?"}]
 
 
-def picture_turn(url: Any) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+def picture_turn(url: Any, **more: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url, **more}}]}]
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
@@ -187,6 +187,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("a placeholder", {"messages": [{"role": "user", "content": "<|image_pad|>"}]}, "messages"),
     ("an address", {"messages": picture_turn("http://127.0.0.1:9/a.png")}, "messages[0].content[0]"),
     ("a file", {"messages": picture_turn("file:///etc/passwd")}, "messages[0].content[0]"),
+    (
+        "less detail",
+        {"messages": picture_turn(encoded(Image.new("RGB", (32, 32))), detail="low")},
+        "messages[0].content[0]",
+    ),
     ("no address", {"messages": picture_turn(None)}, "messages[0].content[0]"),
     ("no base64", {"messages": picture_turn("data:image/png,abc")}, "messages[0].content[0]"),
     ("broken base64", {"messages": picture_turn("data:image/png;base64,a*b=")}, "messages[0].content[0]"),
