@@ -5,8 +5,8 @@ end. So questions go to child processes over pipes. A child that does not answer
 question counts as undecided, never as a wrong answer. A child whose parent is gone ends itself.
 
 Formulas are asked about as `expression.latex` writes them, with decimals as exact fractions and variables under names
-of one letter, so that nothing is rounded and nothing can be misread. What differs at a point is never asked, and rational functions
-are compared exactly without asking.
+of one letter, so that nothing is rounded and nothing can be misread. What differs at a point is never asked, and
+rational functions are compared exactly without asking.
 
     python -m integrations.verl.reward.algebra     a child: JSON questions on stdin, JSON answers on stdout
 """
@@ -217,8 +217,8 @@ def _child() -> None:
 
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not stand between the answers
-    from latex2sympy2_extended import latex2sympy  # type: ignore
-    from math_verify import verify  # type: ignore
+    from latex2sympy2_extended import latex2sympy
+    from math_verify import verify
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -21,7 +21,7 @@ _LISTED = re.compile(
 _WORD = re.compile(
     r"(?:(?:the\s+)?(?:(?:correct|right|final|best)\s+)*(?:options?|choices?|answers?|letters?)\b\s*"
     r"(?:is\b|are\b)?\s*[:=]?"
-    r"|(?:故|应|应该)?(?:选择?|选项)\s*(?:是|为)?\s*:?)\s*",
+    r"|(?:i )?(?:choose|pick|select)\b\s*:?|(?:本题|故|应|应该)*(?:选择?|选项)\s*(?:是|为)?\s*:?)\s*",
     re.IGNORECASE,
 )
 _AFTER = re.compile(
@@ -39,6 +39,11 @@ _ANOTHER = re.compile(
     r"\([A-J]\)|\b[A-J][.):](?:\s|$)|(?:\bor\b|\band\b|[,/&;]|或|和|maybe|perhaps|possibly|option|choice|answer)\s*"
     r"(?:is\s*)?[(\[]?[A-J]\b[)\]]?(?![ ]?[a-z'])|^[A-J]$",
 )
+_ALSO = re.compile(r"\b[A-J]\b\s+(?:is|are|also|could|may|might|can|too)\b|\bbut\b")
+_FINALLY = re.compile(
+    r".*\b(?i:i (?:choose|pick|select)|answer is|option is|choice is)\s*:?\s*[(]?([A-J])[)]?", re.DOTALL
+)
+_CLAIM = re.compile(r"\b(?:choose|pick|select|answer|option|choice)\b", re.IGNORECASE)
 _REASONED = re.compile(
     r"[(]?(?:because|since|as|so|which|the|this|it|its|by|因为|由于|that|given|for)\b", re.IGNORECASE
 )
@@ -80,7 +85,7 @@ def decide(prediction: str, right: Choice, same: Callable[[str, str], bool]) -> 
     """
     text = _bare(prediction)
     if len(right.letters) > 1:
-        return _letters(text) == right.letters, "letters"
+        return right.letters in (_letters(text), _letters(text.upper())), "letters"
     if len(text) == 1 and text.upper() in "ABCDEFGHIJ":
         return text.upper() in right.letters, "letter"
     if match := _ONE.fullmatch(text):
@@ -91,6 +96,8 @@ def decide(prediction: str, right: Choice, same: Callable[[str, str], bool]) -> 
         return match.group(1) in right.letters, "letter"
     if right.text:
         return same(text, right.text), "option_text"
+    if (match := _FINALLY.fullmatch(text)) and len(_CLAIM.findall(text)) == 1 and not _DENIED.search(text):
+        return match.group(1) in right.letters, "letter"
     return False, "two_answers" if _letters(text) else "no_option"
 
 
@@ -111,7 +118,7 @@ def _with_rest(letter: str, rest: str, right: Choice, same: Callable[[str, str],
     """A letter with more behind it: its option's text or a reason, but no second option."""
     if _CONTRAST.fullmatch(rest):
         return letter in right.letters, "letter"
-    if _ANOTHER.search(rest):
+    if _ANOTHER.search(rest) or _ALSO.search(rest):
         return False, "two_answers"
     if _DENIED.match(rest):
         return False, "denied"

@@ -30,6 +30,9 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("×✕✖⋅·∙•∗", "*"),
         **dict.fromkeys("“”„«»", '"'),
         **dict.fromkeys("⟶⇒➔➜", "→"),
+        "【": "[",
+        "】": "]",
+        "∽": "~",
         **dict.fromkeys("‘’`´", "'"),
         **dict.fromkeys("′", "'"),
         **dict.fromkeys("º˚", "°"),
@@ -57,30 +60,25 @@ _HTML_POWER = re.compile(r"<sup>\s*([^<>]{1,10}?)\s*</sup>", re.IGNORECASE)
 _HTML_INDEX = re.compile(r"<sub>\s*([^<>]{1,10}?)\s*</sub>", re.IGNORECASE)
 _TEXT = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textit|textrm|texttt|mathrm|mathbf|mathit|mathsf|bf|rm|boldsymbol|bm|mbox|hbox|"
-    r"operatorname\*?|underline|overline|emph|displaystyle)\s*\{([^{}]*)\}"
+    r"operatorname\*?|underline|overline|emph|vec|overrightarrow|hat|bar|widehat|displaystyle)\s*\{([^{}]*)\}"
 )
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}", re.DOTALL)
 _MATHS = re.compile(r"\\[\[\]()]")
 _DRESS = re.compile(
     r"\\(?:left|right|[bB]ig+[lr]?|displaystyle|textstyle|limits|mathstrut|rm|bf|it|phantom\{[^{}]*\})(?![a-zA-Z])\.?"
 )
-_SPACES = re.compile(r"\\(?:[,;:! ]|quad|qquad|enspace|thinspace)|~(?=\\|$)")
+_SPACES = re.compile(r"\\(?:[,;:! ]|quad|qquad|enspace|thinspace)|~(?=[A-Za-z\\]|$)")
 _THIN_IN_NUMBER = re.compile(
     r"(?<=[0-9])(?:\\,|\\!|\{,\}|\u2009|\u202f|(?<=[0-9])'(?=[0-9]{3}(?![0-9])))\s*(?=[0-9]{3}(?![0-9]))"
 )
 _DEGREE = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-z])|\\circ(?![a-z]))")
 _EMPHASIS = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*|__(?=\S)(.+?)(?<=\S)__", re.DOTALL)
 _SINGLE_EMPHASIS = re.compile(r"[*_']([^*_']+)[*_']|\"([^\"]+)\"")
-_NAMED = re.compile(
-    r"\\(dfrac|tfrac|cfrac|lbrace|rbrace|leqslant|geqslant|leq?|geq?|lt|gt|neq?|times|cdot|ast|div|pm|mp"
-    r"|infty|cup|cap|emptyset|varnothing|in|approx|simeq|sim|langle|rangle|lvert|rvert|vert|mid|colon"
-    r"|pounds|euro|yen|dots|ldots|cdots|varphi|varepsilon|vartheta|lparen|rparen|lbrack|rbrack|to"
-    r"|rightarrow|implies|Rightarrow|mu|Omega|setminus|triangle|parallel|perp)(?![a-zA-Z])"
-)
 _NAMES = {
     "dfrac": "\\frac", "tfrac": "\\frac", "cfrac": "\\frac", "lbrace": "{", "rbrace": "}", "leqslant": "≤",
     "geqslant": "≥", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "lt": "<", "gt": ">", "ne": "≠", "neq": "≠",
     "times": "*", "cdot": "*", "ast": "*", "div": "/", "pm": "±", "mp": "±", "infty": "∞", "cup": "∪", "cap": "∩",
+    "cong": "≅",
     "emptyset": "∅", "varnothing": "∅", "in": "∈", "approx": "≈", "simeq": "≈", "sim": "~", "langle": "<",
     "rangle": ">", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "colon": ":", "pounds": "£", "euro": "€",
     "yen": "¥", "dots": "...", "ldots": "...", "cdots": "...", "varphi": "φ", "varepsilon": "ε", "vartheta": "θ",
@@ -88,6 +86,9 @@ _NAMES = {
     "Rightarrow": "→", "mu": "μ", "Omega": "Ω", "setminus": "\\setminus", "triangle": "△", "parallel": "∥",
     "perp": "⊥",
 }  # fmt: skip
+_NAMED = re.compile(rf"\\({'|'.join(sorted(_NAMES, key=len, reverse=True))})(?![a-zA-Z])")
+_REPEATING = re.compile(r"([0-9]+)\.([0-9]*)(?:\\(?:overline|dot|bar)\s*\{([0-9]+)\}|\(([0-9]+)\)(?![0-9^*]))")
+_GOING_ON = re.compile(r"([0-9]+)\.([0-9]*?)([0-9]{1,6}?)\3+(?:\.\.\.|\\[lc]?dots)")
 _TIMES = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^|10\*\*)")
 _WHITE = re.compile(r"\s+")
 _CIRCLED = str.maketrans({chr(0x2460 + n): f"({n + 1}) " for n in range(9)})
@@ -95,7 +96,7 @@ _CLOSING = " \t\n.,;:!?…"
 _LEAD = re.compile(
     r"(?:(?:so|thus|hence|therefore|finally|then|ok|okay|well|final|in conclusion|we (?:get|have|find)(?: that)?"
     r"|i (?:choose|pick|select|think(?: that)?|believe(?: that)?)|my answer is|it (?:is|'s|was)|it's|this is|that is"
-    r"|there (?:are|is|were|was)|they are|these are|in (?=[0-9]{4}$)"
+    r"|there (?:are|is|were|was)|they are|these are|(?:in |(?:the )?year )+(?=[0-9]{4}$)"
     r"|(?:the )?(?:points?|coordinates?|vertex|cent(?:er|re)|set|interval|vector|pair)(?: are| is)?\s*(?=[(\[{<])"
     r"|(?:the |my |our )?(?:(?:final|correct|right|best|exact|numerical|required) )*"
     r"(?:answer|result|value|solution|option|choice|total)(?: (?:to|of|for) (?:the|this) (?:question|problem))?"
@@ -103,7 +104,7 @@ _LEAD = re.compile(
     r"|(?:the )?(?:final )?answer\s+(?=[-+(\\$0-9])"
     r"|(?:所以|因此|故|则|综上|最终|最后|由此可得|可得|得)[,:]?\s*(?!到)"
     r"|(?:正确|最终|本题)?(?:的)?(?:答案|结果|解|选项)\s*(?:是|为|:)?\s*:?\s*"
-    r"|(?:一共|总共|共|有|是|为|等于)(?=\s*[-0-9一二三四五六七八九十百两]))",
+    r"|是(?=[^\W\d]{2})|(?:一共|总共|共|有|是|为|等于)(?=\s*有?\s*[-0-9一二三四五六七八九十百两]))",
     re.IGNORECASE,
 )
 _REASON = re.compile(
@@ -113,6 +114,9 @@ _REASON = re.compile(
 )
 _ARTICLE = re.compile(r"\b(?:the|a|an)\s+(?=\S)")
 _PUNCTUATION = re.compile(r"[\"';!?$*~\\]+|[.,:](?![0-9])|(?<![0-9])[.,:]")
+_POWER = re.compile(r"\^\{([^{}]*)\}")
+_AROUND = re.compile(r"\s*([<>=≤≥≠+→≅⊥∥~|])\s*")
+_INITIALS = re.compile(r"(?<=\b[a-z])\.(?=[a-z]\b|$)")
 _HYPHEN = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
 _INDEX = re.compile(r"_\{?([0-9a-z]+)\}?")
 
@@ -142,6 +146,18 @@ def _latex(text: str) -> str:
     return match.group(1) if match else text
 
 
+def _repeating(text: str) -> str:
+    """`0.\\overline{3}`, `0.(3)` and `0.333...` as the fractions that they are."""
+
+    def fraction(whole: str, before: str, period: str) -> str:
+        bottom = (10 ** len(period) - 1) * 10 ** len(before)
+        top = int(whole + before + period) - int(whole + before)
+        return f"({top}/{bottom})"
+
+    text = _REPEATING.sub(lambda m: fraction(m[1], m[2], m[3] or m[4]), text)
+    return _GOING_ON.sub(lambda m: fraction(m[1], m[2], m[3]), text)
+
+
 def _dollars(text: str) -> str:
     """`$...$` and `$$...$$` go; an odd one, or an escaped one, is a currency."""
     escaped = text.replace("\\$", "\0")
@@ -157,6 +173,8 @@ def clean(text: str) -> str:
         text = _unusual(text)
     if "<" in text:
         text = _HTML_INDEX.sub(r"_{\1}", _HTML_POWER.sub(r"^{\1}", _HTML.sub(" ", text)))
+    if "." in text and ("..." in text or "(" in text or "{" in text):
+        text = _repeating(text)
     if "\\" in text:
         text = _latex(_dollars(text))
     elif "$" in text:
@@ -209,5 +227,6 @@ def without_reason(text: str) -> str:
 
 def plain(text: str) -> str:
     """Words for comparison: lower case, without articles and punctuation, hyphens as spaces, single spaces."""
-    text = _PUNCTUATION.sub("", _INDEX.sub(r"\1", _HYPHEN.sub(" ", text.casefold())))
+    text = _POWER.sub(r"^\1", _AROUND.sub(r"\1", _INITIALS.sub("", text.casefold())))
+    text = _PUNCTUATION.sub("", _INDEX.sub(r"\1", _HYPHEN.sub(" ", text)))
     return _WHITE.sub(" ", _ARTICLE.sub("", text + " ")).strip()

@@ -10,6 +10,7 @@ from integrations.verl.reward.words import chinese, english
 _MARK = r"(a\.?m\.?|p\.?m\.?|in the morning|in the afternoon|in the evening|at night)"
 _DIGITAL = re.compile(rf"([0-2]?[0-9]):([0-5][0-9])(?::([0-5][0-9])(?:\.0+)?)?\s*{_MARK}?", re.IGNORECASE)
 _HOUR = re.compile(rf"([0-2]?[0-9])\s*(?:o'?\s?clock)?\s*{_MARK}|([0-2]?[0-9]|[a-z]+)\s*o'?\s?clock()", re.IGNORECASE)
+_MARK_FIRST = re.compile(r"([ap]\.?m\.?)\s*([0-9:]+)", re.IGNORECASE)
 _LETTER_H = re.compile(r"([0-2]?[0-9])\s?h\s?([0-5][0-9])")
 _PAST = re.compile(
     r"(half|(?:a )?quarter|[0-9]{1,2}|[a-z-]+)(?: minutes?)? (past|after|to|before) ([0-9]{1,2}|[a-z]+)\s*"
@@ -32,6 +33,7 @@ _DAY_FIRST = re.compile(
 )
 _SLASHES = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})")
 _CHINESE_DAY = re.compile("([0-9]{1,2})月([0-9]{1,2})[日号]")
+_CHINESE_MONTH = re.compile("([0-9]{1,2})月(?:份)?")
 _MONTH_ONLY = re.compile(rf"{_MONTH}(?:\s*,?\s*([0-9]{{4}}))?", re.IGNORECASE)
 _DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 _WEEKDAY = re.compile(
@@ -62,6 +64,8 @@ def read(text: str) -> Clock | None:
         return Clock(43200, True)
     if low in ("midnight", "午夜", "12 midnight", "24:00"):
         return Clock(0, True)
+    if match := _MARK_FIRST.fullmatch(text):
+        text = f"{match[2]} {match[1]}"
     if match := _DIGITAL.fullmatch(text):
         return _clock(int(match[1]), int(match[2]), int(match[3] or 0), match[4] or "")
     if match := _LETTER_H.fullmatch(text):
@@ -125,6 +129,8 @@ def date(text: str) -> tuple[int, int, int] | None:
         return _valid(int(match[3] or 0), _month(match[2]), int(match[1]))
     if match := _CHINESE_DAY.fullmatch(text):
         return _valid(0, int(match[1]), int(match[2]))
+    if (match := _CHINESE_MONTH.fullmatch(text)) and 1 <= int(match[1]) <= 12:
+        return 0, int(match[1]), 0
     if match := _MONTH_ONLY.fullmatch(text):
         return int(match[2] or 0), _month(match[1]), 0
     return None

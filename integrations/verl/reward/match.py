@@ -45,8 +45,9 @@ _SPECIAL = (
 )  # fmt: skip
 _MEMBER = re.compile(r"[a-zA-Z]\s*∈\s*(\{.*\})|\{\s*[a-zA-Z]\s*[|:]\s*(.*=.*)\}", re.DOTALL)
 _TWICE = re.compile(r"([^()]+?)\s*\((?:or |i\.e\.,? ?|= ?|that is,? |which is |also )?([^()]+)\)")
-_WORDY = re.compile(r"[^\W\d_]{2}|[\u4e00-\u9fff]")
 _SIMPLE = re.compile(r"[+-]?[0-9]{1,15}(?:\.[0-9]{1,15})?")
+_NUMBERS = re.compile(r"[+-]?[0-9.]+(?: [+-]?[0-9.]+)+")
+_HYPHEN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
 _MATHS = re.compile(r"[0-9+=<>^\\/%°]")
 MOST_PARTS = 64
 
@@ -302,6 +303,10 @@ def _sequence(answer: str, reference: str, depth: int) -> Said | None:
         given = parts.split(named[1][0])
     if given is None and (rows := parts.matrix(answer)) and min(len(rows), max(map(len, rows))) == 1:
         given = parts.Parts("list", tuple(cell for row in rows for cell in row))
+    if given is None and _NUMBERS.fullmatch(answer):
+        given = parts.Parts("list", tuple(answer.split()))
+    if given is not None and given.kind == "set" and right.kind == "list":
+        given = parts.Parts("list", given.items)
     if given is None or given.kind in ("set", "either") or len(given.items) != len(right.items):
         return False, "parts"
     if {given.kind, right.kind} == {"tuple", "square"}:
@@ -417,10 +422,10 @@ def _quantity(answer: str, reference: str, depth: int) -> Said | None:
 def _text(answer: str, reference: str, depth: int) -> Said | None:
     if _MATHS.search(reference) and quantity.readings(reference):
         return None
-    if not _WORDY.search(reference):
-        return (answer.casefold() == reference.casefold()), "text"
     ours, theirs = plain(reference), plain(answer)
-    return ours != "" and (ours == theirs or _singular(ours) == _singular(theirs)), "text"
+    if ours == theirs or _singular(ours) == _singular(theirs):
+        return ours != "", "text"
+    return plain(_HYPHEN.sub("", answer)) == plain(_HYPHEN.sub("", reference)) != "", "text"
 
 
 def _singular(text: str) -> str:

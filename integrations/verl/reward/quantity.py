@@ -14,7 +14,7 @@ from functools import lru_cache
 from integrations.verl.reward import algebra, units
 from integrations.verl.reward.expression import DEGREE, Node, exact, read, symbols, value
 from integrations.verl.reward.units import Unit
-from integrations.verl.reward.words import CHINESE_PREFIX, SCALES, chinese, english
+from integrations.verl.reward.words import CHINESE_PREFIX, CHINESE_TENTHS, SCALES, chinese, english
 
 _WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,3}(?: [0-9]{3})+(?![0-9./,])|[0-9]+)"
 _NUMBER = rf"[+-]?\s*(?:{_WHOLE}(?:\.[0-9]+|\.(?![0-9]))?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,3}}(?![0-9]))?"
@@ -69,6 +69,9 @@ _NOUN_FILLERS = frozenset(
     ]
 )
 _CLASSIFIERS = "个只条张本支枝颗粒头匹辆台件名位人种次块片根朵棵座间套双对把杯瓶袋盒箱组份道题项步层"
+_ARTICLE = re.compile(r"(?:of )?an? (?=[a-z])", re.IGNORECASE)
+_OUT_OF = re.compile(r"([0-9]+) (?:out of|in|of every)(?: every)? ([1-9][0-9]*)")
+_YUAN = re.compile("([0-9]+)[块元]([0-9])[角毛]?")
 _MINUS = re.compile(r"(?:minus|negative)\s+(?=[0-9.\\$])|负(?=[0-9])", re.IGNORECASE)
 _EVERY = re.compile("每(小时|分钟|秒|天)(.+)")
 _ORDINAL = re.compile(r"([0-9]{1,4})(?:st|nd|rd|th)((?: [^\W\d]+){0,4})|第?$^", re.IGNORECASE)
@@ -135,6 +138,8 @@ def _read(text: str) -> tuple[Quantity, ...]:
     if NUMBER.fullmatch(text):
         return (Quantity(("num", _plain(text))),)
     found: list[Quantity] = []
+    text = _YUAN.sub(r"\1.\2元", text) if _YUAN.fullmatch(text) else text
+    text = _OUT_OF.sub(r"\1/\2", text) if _OUT_OF.fullmatch(text) else text
     text = _EVERY.sub(r"\2/\1", _MINUS.sub("-", text))
     if match := _ORDINAL.fullmatch(text):
         noun = _noun(match[2].strip()) if match[2].strip() else frozenset()
@@ -189,7 +194,7 @@ def _shape(text: str) -> Node | None:
 def _with_rest(node: Node, rest: str) -> Quantity | None:
     """A number with what stands behind it: nothing, per cent, a scale, a unit or a noun."""
     glued = bool(rest) and rest[0].isascii() and rest[0].isalpha()
-    rest = rest.strip()
+    rest = _ARTICLE.sub("", rest.strip())
     if not rest:
         return Quantity(node)
     if rest == "‰":
@@ -227,28 +232,19 @@ def _noun(text: str) -> frozenset[str] | None:
 
 def _compound(text: str) -> Quantity | None:
     """`1 h 30 min`, `5 ft 3 in`, `5元5角`: several units of one kind, each smaller than the one before."""
-    total, dims, last, at, count = Fraction(0), None, None, 0, 0
+    total, at = Fraction(0), 0
+    found: list[Unit] = []
     while at < len(text):
         match = _COMPOUND.match(text, at)
-        unit = units.named(match[2]) if match else None
-        if (
-            match is None
-            or unit is None
-            or unit.offset
-            or dims not in (None, unit.dims)
-            or (last and unit.factor >= last)
-        ):
+        if match is None:
             return None
-        total, dims, last, at, count = (
-            total + _plain(match[1]) * unit.factor,
-            unit.dims,
-            unit.factor,
-            match.end(),
-            count + 1,
-        )
-    if count < 2 or dims is None:
-        return None
-    return Quantity(("num", total), Unit(Fraction(1), dims))
+        minutes = match[2] == "m" and found and found[0].factor == 3600  # 2h30m
+        unit = units.named("min" if minutes else match[2])
+        if unit is None or unit.offset or (found and (unit.dims != found[0].dims or unit.factor >= found[-1].factor)):
+            return None
+        total, at = total + _plain(match[1]) * unit.factor, match.end()
+        found.append(unit)
+    return Quantity(("num", total), Unit(Fraction(1), found[0].dims)) if len(found) > 1 else None
 
 
 def _in_words(text: str) -> Quantity | None:
@@ -262,7 +258,7 @@ def _in_words(text: str) -> Quantity | None:
             if number is not None:
                 return _with_rest(("num", number), " " + " ".join(words[end:]))
         return None
-    match = CHINESE_PREFIX.match(text)
+    match = CHINESE_TENTHS.match(text) or CHINESE_PREFIX.match(text)
     number = chinese(match.group()) if match else None
     if match is None or number is None:
         return None

@@ -83,7 +83,8 @@ def _part(text: str) -> Region | None:
         low, high = read(match[2].strip()), read(match[3].strip())
         if low is None or high is None or symbols(low) or symbols(high) or not _position(low) < _position(high):
             return None
-        return Region((Piece(low, high, match[1] == "[", match[4] == "]"),))
+        ends = abs(_position(low)) == float("inf"), abs(_position(high)) == float("inf")
+        return Region((Piece(low, high, match[1] == "[" and not ends[0], match[4] == "]" and not ends[1]),))
     region = _inequality(text)
     if region is None and len(sides := _BOTH.split(text)) == 2:
         left, right = _inequality(sides[0]), _inequality(sides[1])

@@ -145,8 +145,9 @@ _WRITTEN_TOGETHER = (
     (re.compile(r"\b(?:years?[- ]old|years? of age)\b", re.IGNORECASE), "year"),
     (re.compile(r"\bkilowatt[- ]hours?\b|\bkW\s*\*?\s*h\b", re.IGNORECASE), "kWh"),
     (re.compile(r"\bmiles? (?:per|an) hour\b", re.IGNORECASE), "mph"),
-    (re.compile(r"\b(?:square|sq\.?)\s*([a-z]+)\b\.?", re.IGNORECASE), r"\1^2"),
-    (re.compile(r"\b(?:cubic|cu\.)\s*([a-z]+)\b\.?", re.IGNORECASE), r"\1^3"),
+    (re.compile(r"\bms(?=\s*\^\s*\{?\s*-[12])"), "m s"),
+    (re.compile(r"\b(?:square\b|sq\b\.?)\s*([a-z]+)\b\.?", re.IGNORECASE), r"\1^2"),
+    (re.compile(r"\b(?:cubic\b|cu\b\.?)\s*([a-z]+)\b\.?", re.IGNORECASE), r"\1^3"),
     (re.compile(r"\b([a-z]+)\s+squared\b", re.IGNORECASE), r"\1^2"),
     (re.compile(r"\b([a-z]+)\s+cubed\b", re.IGNORECASE), r"\1^3"),
     (re.compile(r"平方([^\W\d_/每]+)"), r"\1^2"),
@@ -160,7 +161,7 @@ _FILLERS = re.compile(
     re.IGNORECASE,
 )
 _EACH = re.compile(r"/(?:[个只件本人张支台瓶]|person|piece|item)$")
-_FACTOR = re.compile(r"\s*([^\s\d*/^(){}+-]+?)\s*(?:\^\s*\{?\s*([+-]?[0-9])\s*\}?|([0-9])(?![0-9]))?(?=[\s*/()^]|$)")
+_FACTOR = re.compile(r"\s*([^\s\d*/^(){}+-]+?)(?:\s*\^\s*\{?\s*([+-]?[0-9])\s*\}?|([0-9])(?![0-9]))?(?=[\s*/()^]|$)")
 
 
 _SHORT = "m g kg cm mm km ml hz pa kj kw lb oz ft in mi °c °f"

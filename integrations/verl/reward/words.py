@@ -38,6 +38,7 @@ _TENS = {
         ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2
     )
 }
+CHINESE_TENTHS = re.compile("[一二两三四五六七八九][成折]|一半")
 SCALES = {
     "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
     "万": 10**4, "亿": 10**8, "千": 10**3, "百": 100, "百万": 10**6, "千万": 10**7, "十亿": 10**9, "万亿": 10**12,
@@ -108,8 +109,10 @@ def _english_whole(words: list[str]) -> Fraction | None:
 
 def chinese(text: str) -> Fraction | None:
     """The number that a Chinese numeral writes, `百分之五十` and `三分之二` included; None when it is none."""
-    if text == "半":
+    if text in ("半", "一半"):
         return Fraction(1, 2)
+    if len(text) == 2 and text[1] in "成折" and text[0] in _CHINESE:
+        return Fraction(_CHINESE[text[0]], 10)
     bottom, slash, top = text.partition("分之")
     if slash:
         divisor = Fraction(100) if bottom == "百" else Fraction(1000) if bottom == "千" else chinese(bottom)

@@ -15,7 +15,7 @@ _CONTRADICTS = {
     True: re.compile(r"(?:\b(?:no|false|incorrect)\b(?!\s+\w)|否|不是(?:$|\.))", re.IGNORECASE),
     False: re.compile(r"(?:\b(?:yes|true|correct)\b(?!\s+\w)|(?<!不)是的|(?:^|,)是(?:$|\.))", re.IGNORECASE),
 }
-_JOINED = re.compile(r"\s*(?:/|\||or\b|and\b|but\b|&|\?|\bmaybe\b)", re.IGNORECASE)
+_JOINED = re.compile(r"\s*(?:/|\||or\b|and\b|but\b|&|\?|\bmaybe\b|if\b|unless\b|only\b)", re.IGNORECASE)
 
 
 def read_reference(reference: str) -> bool | None:
