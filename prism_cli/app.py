@@ -51,6 +51,12 @@ COMMANDS = {
         "Compare models on the same items with a baseline: differences, intervals, tests.",
         TRAIN,
     ),
+    "report": Lazy(
+        "prism_cli.commands.report",
+        "report",
+        "Write one HTML file: results, curves, cost, provenance, every response.",
+        TRAIN,
+    ),
     "recipe": Lazy("prism_cli.commands.recipe", "app", "List, show and check recipes.", LOOK),
     "runs": Lazy("prism_cli.commands.runs", "app", "List, show and remove runs.", LOOK),
     "reward": Lazy("prism_cli.commands.reward", "app", "See how the reward judges answers.", LOOK),

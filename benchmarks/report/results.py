@@ -28,8 +28,7 @@ def headline(found: Sequence[Comparison]) -> list[str]:
     for comparison in found:
         if comparison.conclusion is None:
             continue
-        told = re.sub(r"(?<!\w)-(?=\d)", "−", visible(comparison.conclusion))
-        sentences.append(f"{_kind(comparison)}: {told}")
+        sentences.append(_typeset(f"{_kind(comparison)}: {visible(comparison.conclusion)}"))
         sentences += _others(comparison)
     if not sentences:
         sentences.append("No pair of models here can be compared with a baseline, so there is no headline difference.")
@@ -66,7 +65,7 @@ def cards(comparison: Comparison) -> list[Card]:
         score = _score(comparison, comparison.row(label))
         if score is not None:
             result.append(Card(visible(label), f"{_percent(score.value)} %", f"{what}, {_interval_of(score)}"))
-    detail = f"95% interval {_interval(difference)}, {told_p(difference.p)}"
+    detail = _typeset(f"95% interval {_interval(difference)}, {told_p(difference.p)}")
     result.append(Card("Difference", f"{_points(difference.value)} points", detail))
     if difference.n:
         flips = f"{difference.n} items: only one of the two right, the rest alike"
@@ -98,7 +97,7 @@ def differences(found: Sequence[Comparison]) -> Section:
         if comparison.baseline is None or not any(row.differences for row in comparison.rows):
             continue
         parts += [Heading(f"{_kind(comparison)}: minus {visible(comparison.baseline)}"), *_forests(comparison)]
-        parts.append(_difference_table(comparison))
+        parts += _difference_tables(comparison)
     lead = (
         "Each line is a model minus its baseline on the same items, in points; right of zero the model is better. "
         "p is that of no difference; Holm's method corrects it over a model's benchmarks."
@@ -129,12 +128,14 @@ def _benchmark(comparison: Comparison, index: int) -> Table:
     metrics = [m for m in comparison.metrics if any(m in row.scores.get(name, {}) for row in comparison.rows)]
     extra = [m for m in metrics if m != SCORE]
     seeds = any(len(row.training_seeds) > 1 for row in comparison.rows)
+    further = list(dict.fromkeys(key for row in comparison.rows for key in row.also.get(name, ())))
     headers = ["Model", "Right", "95% interval", "n", *(METRIC_TITLES.get(m, m) for m in extra)]
+    headers += [visible(key).replace("_", " ") for key in further]
     headers += ["Unparseable", "Truncated", "Mean tokens", *(["Right, by seed"] if seeds else [])]
     rows = []
     for row in comparison.rows:
         if name in row.scores:
-            rows.append(_score_row(row, name, extra, seeds))
+            rows.append(_score_row(row, name, extra, further, seeds))
     strong = [i for i, row in enumerate(rows) if row[0] == comparison.treated]
     judge = f", judged by {visible(identity_text(benchmark.judge))}" if benchmark.judge else ""
     clusters = f" in {benchmark.clusters:,} clusters" if benchmark.clusters != benchmark.items else ""
@@ -142,11 +143,12 @@ def _benchmark(comparison: Comparison, index: int) -> Table:
     return Table(caption, headers, rows, list(range(1, len(headers))), strong)
 
 
-def _score_row(row: Row, name: str, extra: Sequence[str], seeds: bool) -> list[str]:
+def _score_row(row: Row, name: str, extra: Sequence[str], further: Sequence[str], seeds: bool) -> list[str]:
     found, answers = row.scores[name], row.answers[name]
     score = found[SCORE]
     cells = [visible(row.label), _percent(score.value), _interval_of(score), f"{score.n:,}"]
     cells += [_percent(found[m].value) if m in found else "–" for m in extra]
+    cells += [_percent(row.also[name][key]) if key in row.also[name] else "–" for key in further]
     cells += [_percent(answers.unparseable), _percent(answers.truncated), f"{answers.tokens:.1f}"]
     if seeds:
         cells.append(" / ".join(_percent(value) for value in score.seeds.values()))
@@ -201,13 +203,24 @@ def _told(rows: Sequence[figures.Interval]) -> str:
     )
 
 
-def _difference_table(comparison: Comparison) -> Table:
+def _difference_tables(comparison: Comparison) -> list[Part]:
+    """One table; with several benchmarks the headline's model has its own, and the others wait behind a fold."""
+    rows = [row for row in comparison.rows if row.label != comparison.baseline]
+    if len(comparison.benchmarks) == 1 or comparison.treated is None:
+        return [_difference_table(comparison, rows, "Differences from the baseline")]
+    ours = [row for row in rows if row.label == comparison.treated]
+    others = [row for row in rows if row.label != comparison.treated]
+    table = _difference_table(comparison, ours, f"{visible(comparison.treated)} minus the baseline")
+    if not others:
+        return [table]
+    return [table, Fold("The same of all other models", [_difference_table(comparison, others, "Other models")])]
+
+
+def _difference_table(comparison: Comparison, shown: Sequence[Row], caption: str) -> Table:
     titles = {b.column.name: visible(b.column.title) for b in comparison.benchmarks}
-    seeds = any(len(d.seeds) > 1 for row in comparison.rows for by in row.differences.values() for d in by.values())
+    seeds = any(len(d.seeds) > 1 for row in shown for by in row.differences.values() for d in by.values())
     rows = []
-    for row in comparison.rows:
-        if row.label == comparison.baseline:
-            continue
+    for row in shown:
         for name, by_metric in row.differences.items():
             if SCORE in by_metric:
                 rows.append(_difference_row(row, titles[name], by_metric[SCORE], seeds))
@@ -217,7 +230,7 @@ def _difference_table(comparison: Comparison) -> Table:
     headers += ["By seed"] if seeds else []
     notes = ["* Fewer than 10 clusters of items differ: the interval is narrower than it should be."]
     starred = any("*" in row[3] for row in rows)
-    return Table("Differences from the baseline", headers, rows, [*range(2, 9), 10], notes=notes if starred else [])
+    return Table(caption, headers, rows, [*range(2, 9), 10], notes=notes if starred else [])
 
 
 def _difference_row(row: Row, benchmark: str, found: Difference, seeds: bool) -> list[str]:
@@ -255,6 +268,13 @@ def _interval_of(score: Score) -> str:
 
 def _percent(value: float) -> str:
     return number(100 * value, ".1f")
+
+
+def _typeset(text: str) -> str:
+    """True minus signs, and no line break inside an interval or between p and its value."""
+    text = re.sub(r"(?<!\w)-(?=\d)", "−", text)
+    text = re.sub(r"\bp ([=<]) (?=\d)", "p\u00a0\\1\u00a0", text)
+    return re.sub(r"\[(\S+), (\S+)\]", "[\\1,\u00a0\\2]", text)
 
 
 def _points(value: float) -> str:

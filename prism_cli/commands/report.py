@@ -28,7 +28,7 @@ def report(
     runs_dir: Annotated[Path, typer.Option(envvar="PRISM_RUNS", help="Folder that holds the runs.")] = Path("runs"),
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Write one self-contained HTML file: results, curves, cost, provenance, every response.
+    """Write one HTML file: results, curves, cost, provenance, every response.
 
     The file opens from disk, loads nothing and sends nothing. It shows what is there, also of a run that is not
     finished or not evaluated, and names what is missing.
