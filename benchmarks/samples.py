@@ -159,21 +159,31 @@ def write_cell(folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[s
     write_json(folder / CELL, dict(facts))
 
 
-def read_cell(folder: Path) -> Cell | None:
-    """The cell in a folder, or None when it is missing, unfinished, damaged or of a newer format."""
+def read_cell(folder: Path, columns: Sequence[str] | None = None) -> Cell | None:
+    """The cell in a folder, or None when it is missing, unfinished, damaged or of a newer format.
+
+    Args:
+        columns: of SCHEMA, to read no more than these: responses are most of a cell's bytes. None: all.
+    """
     facts = read_json(folder / CELL)
     if not isinstance(facts, dict) or not isinstance(facts.get("format"), int) or facts["format"] > FORMAT:
         return None
     try:
-        table = pq.read_table(folder / SAMPLES)
+        with pq.ParquetFile(folder / SAMPLES) as file:
+            names = file.schema_arrow.names
+            table = file.read(columns=None if columns is None else list(columns))
     except (OSError, pa.ArrowException):
         return None
-    if table.schema.names != SCHEMA.names or table.num_rows != facts.get("items", -1) * facts["samples_per_item"]:
+    if names != SCHEMA.names or table.num_rows != facts.get("items", -1) * facts["samples_per_item"]:
         return None
     return Cell(folder, facts, table)
 
 
-def find_cells(root: Path) -> list[Cell]:
-    """Every finished cell below a folder, in path order; what was moved aside (`.old-`) is left out."""
+def find_cells(root: Path, columns: Sequence[str] | None = None) -> list[Cell]:
+    """Every finished cell below a folder, in path order; what was moved aside (`.old-`) is left out.
+
+    Args:
+        columns: as for `read_cell`.
+    """
     folders = sorted(path.parent for path in root.rglob(CELL) if ".old-" not in path.as_posix())
-    return [cell for folder in folders if (cell := read_cell(folder)) is not None]
+    return [cell for folder in folders if (cell := read_cell(folder, columns)) is not None]

@@ -1,6 +1,6 @@
 """Paired comparison of models on the same items: what a table may claim, and how sure it may be.
 
-    found = compare(find_cells(Path("runs/digits/eval")), protocol="greedy")
+    found = compare(find_cells(Path("runs/digits/eval"), COLUMNS), protocol="greedy")
     found.render(console)           tables in 80 columns
     found.to_json()                 one JSON object, as documented in `benchmarks.compare.result`
     found.conclusion                one sentence about the headline pair
@@ -13,6 +13,7 @@ Training seeds are a level of their own from five on; below, everything is condi
 """
 
 from benchmarks.compare.analysis import compare, compare_all
+from benchmarks.compare.pairing import COLUMNS
 from benchmarks.compare.result import Comparison
 
-__all__ = ["Comparison", "compare", "compare_all"]
+__all__ = ["COLUMNS", "Comparison", "compare", "compare_all"]

@@ -25,6 +25,7 @@ from benchmarks.compare.pairing import (
     Seeds,
     baselines_of,
     columns_of,
+    judge_of,
     kinds,
     match,
     models_of,
@@ -79,6 +80,8 @@ def compare(
     if refused and strict:
         raise BadInput("these cells cannot be compared:\n" + "\n".join(f"- {one}" for one in refused), _REFUSED)
     models = [model for model in models if model.every]
+    if not models:
+        raise BadInput(f"no cell can be compared: {refused[0]}", "evaluate anew")
     columns, absent = columns_of(models, benchmarks)
     study = _Study(models, baselines, columns, items, resamples, seed)
     rows = [study.row(model, absent) for model in models]
@@ -86,7 +89,7 @@ def compare(
     return Comparison(
         suite=str(models[0].every[0].facts["suite"]),
         protocol=models[0].every[0].protocol,
-        decoding=dict(models[0].every[0].facts["protocol"]),
+        decoding={k: v for k, v in models[0].every[0].facts["protocol"].items() if k != "max_new_tokens"},
         baseline=headline.baseline if headline else next((b for b in baselines.values() if b), None),
         treated=headline.label if headline else None,
         metrics=study.metrics,
@@ -113,7 +116,13 @@ def compare_all(cells: Sequence[Cell], baseline: str | None = None, **options: A
     """
     if not cells:
         select(cells, None, None, None)
-    return [compare(cells, baseline, suite=s, protocol=p, **options) for s, p in kinds(cells)]
+    found = kinds(cells)
+    try:
+        return [compare(cells, baseline, suite=(now := kind)[0], protocol=kind[1], **options) for kind in found]
+    except BadInput as error:
+        if len(found) == 1:
+            raise
+        raise BadInput(f"{now[0]}, {now[1]}: {error.problem}", error.fix) from error
 
 
 def _baselines(models: Sequence[Model], wanted: str | None, strict: bool) -> dict[str, str | None]:
@@ -177,7 +186,7 @@ class _Study:
     def benchmark(self, column: Column) -> Benchmark:
         where = self.layouts[column.name]
         cells = [cell for model in self.models.values() for task in column.tasks for cell in _cells(model, task)]
-        judge = cells[0].facts.get("judge") if cells else None
+        judge = judge_of(cells[0].facts) if cells else None
         return Benchmark(column, sum(len(ids) for ids in where.clusters), where.count, judge)
 
     def row(self, model: Model, absent: Sequence[str]) -> Row:

@@ -28,6 +28,8 @@ BASELINE = "baseline/rlvr"
 TREATED_ARM, SHARED = "prism", "shared"
 
 _READ = ("item_id", "sample", "prompt_hash", "group_id", "subset", "rule", "answer", "judged", "tokens", "truncated")
+COLUMNS = (*METRICS, *_READ)
+"""What a comparison reads of a cell's samples."""
 
 _VERDICTS = {"counts", "rules", "fingerprints"}
 """Parts of cell.json's `judge` that tell of its work, not of itself."""
@@ -273,7 +275,7 @@ def in_order(cell: Cell) -> Cell | None:
     """The cell with its rows by item and sample, or None when items differ in their number of responses."""
     each = int(cell.facts["samples_per_item"])
     order = pc.sort_indices(cell.table, sort_keys=[("item_id", "ascending"), ("sample", "ascending")])
-    table = cell.table.select([*METRICS, *_READ]).take(order).combine_chunks()
+    table = cell.table.select(COLUMNS).take(order).combine_chunks()
     ids, samples = (table.column(name).to_numpy() for name in ("item_id", "sample"))
     if len(ids) == 0 or len(ids) % each:
         return None
@@ -318,10 +320,10 @@ def _facts(cell: Cell, reference: Cell) -> list[tuple[str, Any, Any]]:
         "limit": "limit on items",
     }
     pairs += [(told, ours.get(key), theirs.get(key)) for key, told in names.items()]
-    return [*pairs, ("judge", _judge(ours), _judge(theirs))]
+    return [*pairs, ("judge", judge_of(ours), judge_of(theirs))]
 
 
-def _judge(facts: Mapping[str, Any]) -> Any:
+def judge_of(facts: Mapping[str, Any]) -> Any:
     """Who judged, without what the judge said."""
     judge = facts.get("judge")
     return {key: judge[key] for key in sorted({*judge} - _VERDICTS)} if isinstance(judge, Mapping) else judge

@@ -2,7 +2,8 @@
 
 `Comparison.to_json()` has these keys; rates and differences are in [0, 1] and [-1, 1], undefined numbers are null:
 
-    suite, protocol       names; `decoding` has the protocol's settings as the cells recorded them
+    suite, protocol       names; `decoding` has the protocol's settings as the cells recorded them, but for the
+                          token limit, which is each benchmark's own
     baseline, treated     labels of the headline pair (null: several baselines, or no treated model)
     metrics               which of correct, perception, logic, format are measured here; `correct` is the score
     benchmarks            [{name, title, tasks, items, clusters, judge}], in the order of tables
@@ -243,7 +244,8 @@ def conclude(treated: Row, difference: Difference, benchmarks: int) -> str:
         basis = f"for these checkpoints of {len(seeds)} training seeds, ahead in {same} of them"
     else:
         basis = "for these two checkpoints; one training seed says nothing about another"
-    return f"{treated.label} {verdict} {treated.baseline}: {told} ({basis})."
+    few = " So few items differ that the interval is narrower than it should be." if difference.few else ""
+    return f"{treated.label} {verdict} {treated.baseline}: {told} ({basis}).{few}"
 
 
 def points(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -107,16 +108,22 @@ def compare(
     from benchmarks.compare import compare_all
 
     given = [*(sources or []), *map(str, samples or [])]
-    cells = [] if paper and not given and not _evaluated(runs_dir) else _cells(given, runs_dir)
-    cells = _chosen(cells, suite, protocol)
-    found = (
-        compare_all(
-            cells, baseline, treated=treated, benchmarks=benchmark, resamples=resamples, seed=seed, strict=not leave_out
-        )
-        if cells
-        else []
-    )
-    _tell(found, paper, Format.JSON if json_ else format_, None if metric is None else metric.value, out)
+    folders = [_folder(name, runs_dir) for name in given] or _evaluated(runs_dir)[:1]
+    options: dict[str, Any] = {"treated": treated, "benchmarks": benchmark, "resamples": resamples, "seed": seed}
+    found: list[Comparison] = []
+    if folders or not paper:
+        with _patience():
+            cells = _chosen(_cells(folders, runs_dir), suite, protocol)
+            found = compare_all(cells, baseline, strict=not leave_out, **options)
+    how = Format.JSON if json_ else format_
+    _tell(found, [str(folder) for folder in folders], paper, how, None if metric is None else metric.value, out)
+
+
+def _patience() -> AbstractContextManager[object]:
+    """Something that moves on a terminal while samples are read and resampled."""
+    from rich.console import Console
+
+    return Console(stderr=True).status("comparing")
 
 
 def _evaluated(runs_dir: Path) -> list[Path]:
@@ -128,17 +135,17 @@ def _evaluated(runs_dir: Path) -> list[Path]:
     return [store for store in stores if next(store.rglob(CELL), None) is not None]
 
 
-def _cells(given: Sequence[str], runs_dir: Path) -> list[Cell]:
-    """Every finished cell of the runs and folders."""
+def _cells(folders: Sequence[Path], runs_dir: Path) -> list[Cell]:
+    """Every finished cell in the folders."""
+    from benchmarks.compare import COLUMNS
     from benchmarks.samples import find_cells
     from integrations.errors import BadInput
 
-    folders = [_folder(name, runs_dir) for name in given] or _evaluated(runs_dir)[:1]
     if not folders:
         raise BadInput(
             f"no run in {runs_dir} has been evaluated", "run `prism eval`, or name a folder of samples or of runs"
         )
-    cells = {cell.folder.resolve(): cell for folder in folders for cell in find_cells(folder)}
+    cells = {cell.folder.resolve(): cell for folder in folders for cell in find_cells(folder, COLUMNS)}
     if not cells:
         raise BadInput(
             f"there are no finished samples in {', '.join(map(str, folders))}", "`prism eval` makes them, or resumes"
@@ -170,48 +177,53 @@ def _chosen(cells: Sequence[Cell], suite: str | None, protocol: str | None) -> l
     return [c for c in cells if suite in (None, c.facts["suite"]) and protocol in (None, c.protocol)]
 
 
-def _tell(found: Sequence[Comparison], paper: bool, how: Format, metric: str | None, out: Path | None) -> None:
+def _tell(
+    found: Sequence[Comparison], sources: Sequence[str], paper: bool, how: Format, metric: str | None, out: Path | None
+) -> None:
     """Print or write it."""
-    from benchmarks.compare.paper import sheets as paper_sheets
-
-    extra = paper_sheets() if paper else []
-    if how is Format.TABLE:
-        text = _table(found, extra, metric, None if out is None else 80)
-    else:
-        text = _text(found, paper, how, metric)
+    text = (
+        _table(found, sources, paper, metric, None if out is None else 80)
+        if how is Format.TABLE
+        else _text(found, sources, paper, how, metric)
+    )
     if out is not None:
         _write(out, text)
     elif text:
         print(text, end="")
 
 
-def _table(found: Sequence[Comparison], extra: Sequence[Any], metric: str | None, width: int | None) -> str:
+def _table(
+    found: Sequence[Comparison], sources: Sequence[str], paper: bool, metric: str | None, width: int | None
+) -> str:
     """Print tables on the terminal; with a width, return them as text instead."""
     import io
 
     from rich.console import Console
 
-    from benchmarks.compare.tables import print_sheet
+    from benchmarks.compare.paper import sheets as paper_sheets
+    from benchmarks.compare.tables import print_line, print_sheet
 
     stream = io.StringIO()
     console = Console(highlight=False) if width is None else Console(file=stream, width=width, highlight=False)
     for comparison in found:
         comparison.render(console, metric)
         console.print()
-    for sheet in extra:
+    for sheet in paper_sheets() if paper else []:
         print_sheet(sheet, console)
         console.print()
+    if found:
+        print_line(f"Samples: {', '.join(sources)}", console, style="dim")
     return stream.getvalue()
 
 
-def _text(found: Sequence[Comparison], paper: bool, how: Format, metric: str | None) -> str:
+def _text(found: Sequence[Comparison], sources: Sequence[str], paper: bool, how: Format, metric: str | None) -> str:
     import json
 
     from benchmarks.compare import formats
     from benchmarks.compare import paper as quoted
 
     if how is Format.JSON:
-        told: dict[str, Any] = {"comparisons": [one.to_json() for one in found]}
+        told: dict[str, Any] = {"sources": list(sources), "comparisons": [one.to_json() for one in found]}
         told |= {"paper": quoted.to_json()} if paper else {}
         return json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if how is Format.CSV:

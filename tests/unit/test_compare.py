@@ -51,7 +51,7 @@ def test_a_pair_on_one_benchmark(tmp_path):
     assert found.conclusion == (
         f"prism/rlvr scores higher than baseline/rlvr: +30.0 points on 20 items, 95% interval "
         f"[{100 * got.low:+.1f}, {100 * got.high:+.1f}], p = 0.031 (for these two checkpoints; one training seed says "
-        f"nothing about another)."
+        f"nothing about another). So few items differ that the interval is narrower than it should be."
     )
 
 
