@@ -8,6 +8,7 @@ nearer than that counts: the nearest option by edit distance, or a capital somew
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 _WRAPPERS = (
@@ -54,7 +55,7 @@ def choose(answer: str, options: Sequence[str]) -> tuple[str | None, str]:
         names no option, or several.
     """
     allowed = letters(len(options))
-    text = unwrap(answer)
+    text = unwrap(unicodedata.normalize("NFKC", answer))
     wanted = plain(answer)
     same = [name for name, option in zip(allowed, options, strict=True) if wanted and plain(option) == wanted]
     # A small letter that is an option's very text ("side b") means that text; a capital means the letter.

@@ -59,7 +59,7 @@ _SIGNS = {"π": "\\pi ", "−": "-", "×": "\\times ", "·": "\\cdot ", "÷": "/
 _FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|log|ln|exp|pi)(?![A-Za-z])")
 _ROOT = re.compile(r"(?:√|(?<![\\A-Za-z])sqrt)\s*(?:\(([^()]*)\)|(\d+(?:\.\d+)?|[A-Za-z]))")
 _TEXT = re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}")
-_WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}[²³]?(?![A-Za-z{(])")
+_WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}(?![A-Za-z{(])(?:\^\d|[²³])?")
 
 
 def as_latex(text: str) -> str:

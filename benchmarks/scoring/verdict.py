@@ -21,6 +21,7 @@ RULES: dict[str, str] = {
     "yes_no_unmatched": "The answer is neither a clear yes nor a clear no; wrong unless judged.",
     "number_unmatched": "A number was asked for and the answer is not one; wrong unless judged.",
     "formula_with_words": "The formulas are equal, but words or units stand around one of them; right unless judged.",
+    "formula_out_of_order": "The parts of a list are equal in another order; right unless judged.",
     "contains": "The reference is found inside a longer answer; right unless judged.",
     "open_unmatched": "A free answer that no rule finds equal to the reference; wrong unless judged.",
 }
@@ -32,6 +33,7 @@ JUDGEABLE = frozenset(
         "yes_no_unmatched",
         "number_unmatched",
         "formula_with_words",
+        "formula_out_of_order",
         "contains",
         "open_unmatched",
     }
