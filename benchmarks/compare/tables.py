@@ -14,8 +14,9 @@ from benchmarks.compare.result import Comparison
 from benchmarks.compare.sheets import Sheet, sheets
 from integrations.common.judge import printable
 
-_NARROW = 9
-"""Headers and labels longer than this are broken where they can be, in a table that is too wide."""
+_BREAKS = ((10_000, False), (16, False), (12, False), (9, True))
+"""How a table that is too wide is made narrower, step by step: from which length on words are broken into lines, and
+whether numbers are broken at their spaces."""
 
 
 def print_comparison(found: Comparison, console: Console, metric: str | None) -> None:
@@ -32,27 +33,37 @@ def print_comparison(found: Comparison, console: Console, metric: str | None) ->
 
 
 def print_sheet(sheet: Sheet, console: Console) -> None:
-    """Print one table with its notes; where it is too wide, what can be is broken into lines."""
+    """Print one table with its notes; where it is too wide, words are broken into lines, and numbers if need be."""
     print_line(sheet.title, console, style="bold")
-    columns = zip(sheet.headers, *sheet.rows, strict=True)
-    width = sum(1 + max(cell_len(printable(cell)) for cell in column) for column in columns)
-    console.print(_table(sheet, console, broken=width > console.width))
+    for longest, numbers in _BREAKS:
+        rows = [_cells(row, longest, numbers) for row in (sheet.headers, *sheet.rows)]
+        if _width(rows) <= console.width:
+            break
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for index, header in enumerate(rows[0]):
+        word = index in sheet.words
+        table.add_column(_text(header, console), justify="left" if word else "right", no_wrap=not word, overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*(_text(cell, console) for cell in row))
+    console.print(table)
     for note in sheet.notes:
         print_line(note, console, style="dim")
 
 
-def _table(sheet: Sheet, console: Console, broken: bool) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    for index, header in enumerate(sheet.headers):
-        words = index in sheet.words
-        shown = _text(_broken(printable(header)) if broken else printable(header), console)
-        table.add_column(shown, justify="left" if words else "right", no_wrap=not words, overflow="fold")
-    for row in sheet.rows:
-        cells = [printable(cell) for cell in row]
-        if broken:
-            cells = [_broken(cell) if i in sheet.words else cell.replace(" ", "\n") for i, cell in enumerate(cells)]
-        table.add_row(*(_text(cell, console) for cell in cells))
-    return table
+def _cells(row: Sequence[str], longest: int, break_numbers: bool) -> list[str]:
+    """A row's cells, printable, with line breaks in words that are too long, and in numbers if that is wanted."""
+    cells = [printable(cell) for cell in row]
+    cells = [cell if len(cell) <= longest or _number(cell) else _broken(cell) for cell in cells]
+    return [cell.replace(" ", "\n") if break_numbers and _number(cell) else cell for cell in cells]
+
+
+def _number(cell: str) -> bool:
+    return cell[:1] in "+-0123456789<"
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    columns = zip(*rows, strict=True)
+    return sum(1 + max(cell_len(line) for cell in column for line in cell.split("\n")) for column in columns)
 
 
 def print_line(text: str, console: Console, style: str = "") -> None:
@@ -61,9 +72,7 @@ def print_line(text: str, console: Console, style: str = "") -> None:
 
 
 def _broken(text: str) -> str:
-    """Text broken after a slash or an arrow, or before a capital, where it is long."""
-    if len(text) <= _NARROW:
-        return text
+    """Text broken after a slash or an arrow, else before a capital."""
     parts: Sequence[str] = re.findall(r".+?(?:/|->|$)", text)
     if len(parts) == 1:
         parts = re.findall(r"[A-Z][a-z]{3,}|.+?(?=[A-Z][a-z]{3,}|$)", text) or [text]
