@@ -91,18 +91,23 @@ def report(folders: Sequence[Path], say: Callable[[str], None] = lambda what: No
 
 
 def _title(material: Material) -> str:
-    names = [visible(run.name) for run in material.runs]
-    if not names:
+    runs = material.runs
+    if not runs:
         return "Evaluation without a run"
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more of its recipe"
+    return visible(runs[0].name if len(runs) == 1 else f"{_recipe(material)} over {len(runs)} training seeds")
+
+
+def _recipe(material: Material) -> str:
+    return str(material.runs[0].manifest.get("recipe", {}).get("name", "unknown"))
 
 
 def _kicker(material: Material) -> str:
     seeds = [str(run.seed) for run in material.runs]
     parts = []
-    if seeds:
-        recipe = material.runs[0].manifest.get("recipe", {}).get("name", "unknown")
-        parts.append(f"Recipe {visible(str(recipe))}, training seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}")
+    if len(seeds) == 1:
+        parts.append(visible(f"Recipe {_recipe(material)}, training seed {seeds[0]}"))
+    elif seeds:
+        parts.append(visible(f"Runs {', '.join(run.name for run in material.runs)}; training seeds {', '.join(seeds)}"))
     models = len(dict.fromkeys(cell.model for cell in material.cells))
     parts.append(f"{models} models, {len(material.cells)} evaluation cells")
     return "; ".join(parts)

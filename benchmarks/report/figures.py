@@ -33,6 +33,13 @@ _MORE: Sequence[tuple[str, Any, str]] = (
     ("#b58900", (0, (5, 1.5)), "P"),
     ("#56b4e9", (0, (6, 1.5, 1.5, 1.5)), "X"),
 )
+_MARKS: dict[str, dict[str, Any]] = {
+    "resumed": {"color": MUTED, "linestyle": ":", "linewidth": 1.4},
+    "failed": {"color": INK, "linestyle": "-", "linewidth": 0.9},
+    "early warning": {"color": "#d55e00", "linestyle": (0, (1, 1)), "linewidth": 1.6},
+    "checkpoint kept": {"color": "#009e73", "linestyle": (0, (4, 2)), "linewidth": 1.2},
+}
+"""Lines at steps where something happened, by the words of `training.MARKS`."""
 
 HEADLINE_METRICS = {
     "loss": ("Loss", "nats per token"),
@@ -48,6 +55,9 @@ HEADLINE_METRICS = {
     "pair_accuracy_reasoning": ("Teacher told from policy: reasoning", "share of pairs"),
     "held_out_pair_accuracy_perception": ("Held out, captions", "share of pairs"),
     "held_out_pair_accuracy_reasoning": ("Held out, reasoning", "share of pairs"),
+    "checkpoints_correct": ("Checkpoints, answers right", "share of items"),
+    "checkpoints_perception": ("Checkpoints, captions right", "share of items"),
+    "checkpoints_format": ("Checkpoints, valid form", "share of items"),
     "held_out_answer": ("Held out, answers right", "share of responses"),
     "discriminator_loss": ("Discriminator loss", "nats"),
     "right_over_wrong_within": ("Right ranked over wrong", "share of pairs of one prompt"),
@@ -233,8 +243,8 @@ def curves(
         for axes, metric in zip(panels, metrics, strict=True):
             _draw_metric(axes, runs, stages, metric)
         handles = [_handle(stage, stages) for stage in stages]
-        if any(history.resumes for run in runs for s, history in run.items() if s in stages):
-            handles.append(Line2D([], [], color=MUTED, linestyle=":", linewidth=1.2, label="resumed"))
+        marks = {mark for run in runs for stage in stages if stage in run for mark in run[stage].marks}
+        handles += [Line2D([], [], label=mark, **look) for mark, look in _MARKS.items() if mark in marks]
         _legend(figure, handles)
         return to_svg(figure, name, title)
 
@@ -257,10 +267,9 @@ def _draw_metric(axes: Axes, runs: Sequence[Mapping[str, History]], stages: Sequ
                 marker=look.marker if few else "",
                 markersize=4,
             )
-            for step in history.resumes:
-                axes.axvline(step, color=MUTED, linestyle=":", linewidth=1.2)
-            if history.failures and steps:
-                axes.plot([steps[-1]], [values[-1]], marker="x", color=INK, markersize=7, markeredgewidth=1.8)
+            for mark, marked in history.marks.items():
+                for step in marked:
+                    axes.axvline(step, **_MARKS[mark])
     label, unit = HEADLINE_METRICS.get(metric, (metric.replace("_", " "), ""))
     axes.set_title(label)
     axes.set_ylabel(unit)

@@ -24,6 +24,8 @@ _KINDS = {
     "rlvr": "RLVR",
 }
 _UNDRAWN = ("epoch",)
+_A_PAGE = 12
+"""Panels in one drawing, so that it fits a printed page."""
 
 
 def training(material: Material) -> Section:
@@ -64,9 +66,11 @@ def _curves(kind: str, stages: Sequence[str], runs: Sequence[Mapping[str, Histor
     if first:
         parts += [Heading(title), _panels(f"curves-{_slug(kind)}", title, stages, runs, first)]
     if rest:
-        more = _panels(f"more-{_slug(kind)}", f"{title}, further metrics", stages, runs, rest)
+        pages = [rest[start : start + _A_PAGE] for start in range(0, len(rest), _A_PAGE)]
+        names = [f"more-{_slug(kind)}-{number}" for number in range(1, len(pages) + 1)]
+        more = [_panels(n, f"{title}, further metrics", stages, runs, p) for n, p in zip(names, pages, strict=True)]
         count = "one further metric" if len(rest) == 1 else f"{len(rest)} further metrics"
-        parts.append(Fold(f"{title}: {count}", [more]))
+        parts.append(Fold(f"{title}: {count}", more))
     return parts
 
 
@@ -94,7 +98,9 @@ def cost(material: Material) -> Section:
     if summaries:
         parts += [_stage_costs(summaries), _arm_costs(summaries)]
     if material.cells:
-        parts.append(_evaluation_costs(material.cells))
+        order = {name: place for place, name in enumerate(material.stage_names)}
+        cells = sorted(material.cells, key=lambda cell: order.get(cell.model, len(order)))
+        parts.append(_evaluation_costs(cells))
     lead = "Wall-clock time on the machine named under provenance, over all attempts; stages may have run side by side."
     if len(summaries) > 1:
         lead += " Runs are separated by slashes, in the order of their seeds given there."
@@ -116,10 +122,14 @@ def _stage_costs(summaries: Sequence[Summary]) -> Table:
 def _arm_costs(summaries: Sequence[Summary]) -> Table:
     rows = []
     for arm in summaries[0].arms:
-        totals = [summary.total(arm) for summary in summaries]
-        minutes = " / ".join(f"{seconds / 60:.1f}" for _, seconds in totals)
-        rows.append([visible(arm), minutes, " / ".join(f"{tokens:,}" for tokens, _ in totals)])
+        totals = [(*s.total(arm), "" if _finished(s, arm) else " so far") for s in summaries]
+        minutes = " / ".join(f"{seconds / 60:.1f}{so_far}" for _, seconds, so_far in totals)
+        rows.append([visible(arm), minutes, " / ".join(f"{tokens:,}{so_far}" for tokens, _, so_far in totals)])
     return Table("Totals of each arm, shared stages included", ["Arm", "Minutes", "Generated tokens"], rows, (1, 2))
+
+
+def _finished(summary: Summary, arm: str) -> bool:
+    return all(summary.stages[name].status == "done" for name in summary.arms[arm])
 
 
 def _evaluation_costs(cells: Sequence[Cell]) -> Table:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from markupsafe import Markup
 
@@ -68,7 +70,7 @@ def cards(comparison: Comparison) -> list[Card]:
     detail = _typeset(f"95% interval {_interval(difference)}, {told_p(difference.p)}")
     result.append(Card("Difference", f"{_points(difference.value)} points", detail))
     if difference.n:
-        flips = f"{difference.n} items: only one of the two right, the rest alike"
+        flips = f"of {difference.n:,} items; on the other {difference.tie:,} the two are alike"
         result.append(Card("Items won and lost", f"{difference.win} : {difference.loss}", flips))
     return result
 
@@ -127,11 +129,11 @@ def _benchmark(comparison: Comparison, index: int) -> Table:
     name = benchmark.column.name
     metrics = [m for m in comparison.metrics if any(m in row.scores.get(name, {}) for row in comparison.rows)]
     extra = [m for m in metrics if m != SCORE]
-    seeds = any(len(row.training_seeds) > 1 for row in comparison.rows)
+    seeds = _seeds(row.training_seeds for row in comparison.rows)
     further = list(dict.fromkeys(key for row in comparison.rows for key in row.also.get(name, ())))
     headers = ["Model", "Right", "95% interval", "n", *(METRIC_TITLES.get(m, m) for m in extra)]
     headers += [visible(key).replace("_", " ") for key in further]
-    headers += ["Unparseable", "Truncated", "Mean tokens", *(["Right, by seed"] if seeds else [])]
+    headers += ["Unparseable", "Truncated", "Mean tokens", *([_by_seed_title("Right", seeds)] if seeds else [])]
     rows = []
     for row in comparison.rows:
         if name in row.scores:
@@ -143,7 +145,7 @@ def _benchmark(comparison: Comparison, index: int) -> Table:
     return Table(caption, headers, rows, list(range(1, len(headers))), strong)
 
 
-def _score_row(row: Row, name: str, extra: Sequence[str], further: Sequence[str], seeds: bool) -> list[str]:
+def _score_row(row: Row, name: str, extra: Sequence[str], further: Sequence[str], seeds: Sequence[Any]) -> list[str]:
     found, answers = row.scores[name], row.answers[name]
     score = found[SCORE]
     cells = [visible(row.label), _percent(score.value), _interval_of(score), f"{score.n:,}"]
@@ -151,7 +153,7 @@ def _score_row(row: Row, name: str, extra: Sequence[str], further: Sequence[str]
     cells += [_percent(row.also[name][key]) if key in row.also[name] else "–" for key in further]
     cells += [_percent(answers.unparseable), _percent(answers.truncated), f"{answers.tokens:.1f}"]
     if seeds:
-        cells.append(" / ".join(_percent(value) for value in score.seeds.values()))
+        cells.append(" / ".join(_percent(score.seeds.get(seed, math.nan)) for seed in seeds))
     return cells
 
 
@@ -218,7 +220,7 @@ def _difference_tables(comparison: Comparison) -> list[Part]:
 
 def _difference_table(comparison: Comparison, shown: Sequence[Row], caption: str) -> Table:
     titles = {b.column.name: visible(b.column.title) for b in comparison.benchmarks}
-    seeds = any(len(d.seeds) > 1 for row in shown for by in row.differences.values() for d in by.values())
+    seeds = _seeds(d.seeds for row in shown for by in row.differences.values() for d in by.values())
     rows = []
     for row in shown:
         for name, by_metric in row.differences.items():
@@ -227,18 +229,29 @@ def _difference_table(comparison: Comparison, shown: Sequence[Row], caption: str
         if SCORE in row.macro_difference and len(titles) > 1:
             rows.append(_difference_row(row, "macro-average", row.macro_difference[SCORE], seeds))
     headers = ["Model", "Benchmark", "Points", "95% interval", "p", "p (Holm)", "Won", "Lost", "Alike", "Test"]
-    headers += ["By seed"] if seeds else []
+    headers += [_by_seed_title("Points", seeds)] if seeds else []
     notes = ["* Fewer than 10 clusters of items differ: the interval is narrower than it should be."]
     starred = any("*" in row[3] for row in rows)
     return Table(caption, headers, rows, [*range(2, 9), 10], notes=notes if starred else [])
 
 
-def _difference_row(row: Row, benchmark: str, found: Difference, seeds: bool) -> list[str]:
+def _difference_row(row: Row, benchmark: str, found: Difference, seeds: Sequence[Any]) -> list[str]:
     star = "*" if found.few and found.n else ""
     counts = [f"{found.win:,}", f"{found.loss:,}", f"{found.tie:,}"] if found.n else ["–", "–", "–"]
     size = [_points(found.value), _interval(found) + star, _p(found.p), _p(found.p_holm)]
     cells = [visible(row.label), benchmark, *size, *counts, TESTS.get(found.test, found.test)]
-    return [*cells, " / ".join(_points(value) for value in found.seeds.values())] if seeds else cells
+    return [*cells, " / ".join(_points(found.seeds.get(seed, math.nan)) for seed in seeds)] if seeds else cells
+
+
+def _seeds(several: Iterable[Iterable[Any]]) -> list[Any]:
+    """All training seeds in order, where any model has more than one; else none, there is nothing to tell apart."""
+    every = [list(seeds) for seeds in several]
+    known = {seed for seeds in every for seed in seeds}
+    return sorted(known, key=lambda s: (s is None, s)) if any(len(seeds) > 1 for seeds in every) else []
+
+
+def _by_seed_title(what: str, seeds: Sequence[Any]) -> str:
+    return f"{what}, seed {' / '.join(str(seed) for seed in seeds)}"
 
 
 def _last_part(row: Row) -> str:

@@ -17,6 +17,11 @@ from typing import Any
 
 from benchmarks.report.collect import Run
 
+MARKS = {"stage_failed": "failed", "early_warning": "early warning", "checkpoint_selected": "checkpoint kept"}
+"""Events that are marked on a stage's curves, and the words for them."""
+RESUMED = "resumed"
+CHECKPOINTS = "checkpoints_"
+"""Prefix of the rates of checkpoints evaluated while the stage trained."""
 EVALUATION = "eval/"
 """Stages of this prefix evaluate; they have no curves."""
 
@@ -32,8 +37,8 @@ class Attempt:
     """Of its last word."""
     outcome: str = "unfinished"
     """`done`, `failed` or `unfinished` (killed, or still running)."""
-    first_step: int | None = None
-    """The first step it reported."""
+    last_step: int | None = None
+    """The last step it reported."""
 
 
 @dataclass
@@ -47,10 +52,8 @@ class History:
     metrics: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
     """By name: value at step."""
 
-    @property
-    def resumes(self) -> list[int]:
-        """First steps of the attempts after the first."""
-        return [a.first_step for a in self.attempts[1:] if a.first_step is not None]
+    marks: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """Steps at which something happened, by its name in MARKS."""
 
     @property
     def failures(self) -> int:
@@ -69,7 +72,7 @@ def histories(run: Run) -> dict[str, History]:
         stage, time = event.get("stage"), _seconds(event.get("time"))
         if not isinstance(stage, str) or time is None:
             continue
-        if event["event"] == "stage_started":
+        if event["event"] in ("stage_started", "evaluation_started"):
             _start(found, stage, event, time)
         elif stage in found and found[stage].attempts:
             _continue(found[stage], event, time)
@@ -92,33 +95,41 @@ def noisy(values: Sequence[float]) -> bool:
 
 
 def _start(found: dict[str, History], stage: str, event: Mapping[str, Any], time: float) -> None:
-    number = event.get("attempt") if isinstance(event.get("attempt"), int) else 1
-    if stage not in found or number == 1:
+    if stage not in found or event.get("attempt") == 1:
         found[stage] = History(stage)
     history = found[stage]
     history.total = _whole(event.get("steps")) or history.total
-    history.attempts.append(Attempt(int(number or 1), time, time))
+    history.attempts.append(Attempt(len(history.attempts) + 1, time, time))
 
 
 def _continue(history: History, event: Mapping[str, Any], time: float) -> None:
-    attempt = history.attempts[-1]
-    kind = event["event"]
+    attempt, kind = history.attempts[-1], event["event"]
+    if kind in _OUTCOMES:
+        attempt.end, attempt.outcome = time, _OUTCOMES[kind]
+    step = _whole(event.get("step"))
     if kind == "stage_failed":
-        attempt.end, attempt.outcome = time, "failed"
-    elif kind == "stage_done":
-        attempt.end, attempt.outcome = time, "done"
+        step = attempt.last_step
+    if step is None:
+        return
+    if kind in MARKS and step not in history.marks[MARKS[kind]]:
+        history.marks[MARKS[kind]].append(step)
+    elif kind == "intermediate_evaluation":
+        _keep(history, step, event.get("scores"), CHECKPOINTS)
     elif kind == "progress":
-        attempt.end = time
-        step = _whole(event.get("step"))
-        metrics = event.get("metrics")
-        if step is None or not isinstance(metrics, dict):
-            return
         history.total = _whole(event.get("total")) or history.total
-        if attempt.first_step is None:
-            attempt.first_step = step
-        for name, value in metrics.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                history.metrics[name][step] = float(value)
+        if attempt.last_step is None and len(history.attempts) > 1:
+            history.marks[RESUMED].append(step)
+        attempt.end, attempt.last_step = time, step
+        _keep(history, step, event.get("metrics"))
+
+
+def _keep(history: History, step: int, metrics: Any, prefix: str = "") -> None:
+    for name, value in metrics.items() if isinstance(metrics, dict) else ():
+        if isinstance(value, int | float) and math.isfinite(value):
+            history.metrics[f"{prefix}{name}"][step] = float(value)
+
+
+_OUTCOMES = {"stage_failed": "failed", "stage_done": "done", "evaluated": "done"}
 
 
 def _seconds(time: Any) -> float | None:

@@ -186,7 +186,7 @@ def test_several_seeds_are_shown_each(tmp_path):
     folders = [make_run(tmp_path / f"digits-s{seed}", seed=seed) for seed in (0, 1)]
     made = report(folders)
     (scores,) = tables(made, "scores")
-    assert scores.headers[-1] == "Right, by seed"
+    assert scores.headers[-1] == "Right, seed 0 / 1"
     assert len(made.page.gallery["models"]) == 6
     assert "training seeds 0, 1" in made.page.kicker
 
@@ -223,7 +223,7 @@ def test_a_resumed_stage_keeps_the_later_report_of_a_step(run):
     assert values[:3] == [1, 1 / 2, 1 / 3]
     assert values[3:] == [2 / step for step in range(4, 11)]
     assert [attempt.outcome for attempt in history.attempts] == ["failed", "done"]
-    assert history.resumes == [4]
+    assert history.marks == {"failed": [5], "resumed": [4]}
 
 
 def test_attempts_and_failures_are_told_under_the_timeline(made):
@@ -239,6 +239,28 @@ def test_a_stage_that_started_over_is_told_from_there(tmp_path):
     history = histories(collect([folder]).runs[0])["shared/sft"]
     assert len(history.attempts) == 1
     assert history.metrics == {}
+
+
+def test_checkpoints_evaluated_in_training_and_warnings_are_drawn(tmp_path):
+    folder = make_run(tmp_path / "run", evaluated=(), trained=["shared/sft"])
+    facts = {"time": "2026-01-02T03:00:41Z", "stage": "shared/sft"}
+    more = [
+        {"event": "intermediate_evaluation", "step": 5, "scores": {"correct": 0.5, "perception": None}},
+        {"event": "early_warning", "step": 5, "metric": "correct"},
+        {"event": "early_warning", "step": 5, "metric": "format"},
+        {"event": "checkpoint_selected", "step": 8, "of": 10},
+        {"event": "evaluation_started", "stage": "eval/shared/sft"},
+        {"event": "evaluated", "stage": "eval/shared/sft", "seconds": 1.0},
+    ]
+    with (folder / "events.jsonl").open("a") as stream:
+        stream.writelines(json.dumps({**facts, **event}) + "\n" for event in more)
+    found = histories(collect([folder]).runs[0])
+    assert found["shared/sft"].curve("checkpoints_correct") == ([5], [0.5])
+    assert found["shared/sft"].marks == {"early warning": [5], "checkpoint kept": [8]}
+    assert found["eval/shared/sft"].attempts[0].outcome == "done"
+    page = report([folder]).html
+    assert "Checkpoints, answers right" in page
+    assert "early warning" in page
 
 
 def test_a_running_mean_follows_noise_and_leaves_trends_alone():
