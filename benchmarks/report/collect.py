@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report.text import visible
 from benchmarks.samples import Cell, find_cells
 from integrations.common.files import read_json
 from integrations.errors import BadInput
@@ -27,7 +28,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return str(self.manifest.get("run", self.folder.name))
+        return visible(str(self.manifest.get("run", self.folder.name)))
 
     @property
     def seed(self) -> int | None:

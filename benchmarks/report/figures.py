@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.report.svg import INK, LINE, MUTED, STYLE, new_figure, to_svg
-from benchmarks.report.text import number
+from benchmarks.report.text import number, visible
 from benchmarks.report.training import EVALUATION, Attempt, History, noisy, smooth
 
 WIDTH = 9.6
@@ -222,10 +222,12 @@ def _draw_panel(axes: Axes, panel: Panel, chains: Mapping[str, Sequence[str]], p
         )
     for pool, value in panel.marks.items():
         axes.axhline(value, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.1)
-        axes.annotate(pool, (1.01, value), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=MUTED)
+        axes.annotate(
+            visible(pool), (1.01, value), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=MUTED
+        )
     axes.set_title(panel.title)
     axes.set_ylabel(panel.unit)
-    axes.set_xticks(range(len(places)), list(places))
+    axes.set_xticks(range(len(places)), [visible(place) for place in places])
     axes.set_xlim(-0.4, len(places) - 0.6)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.margins(y=0.12)
@@ -291,7 +293,9 @@ def _widen(axes: Axes, span: float) -> None:
 
 def _handle(stage: str, stages: Sequence[str]) -> Line2D:
     look = look_of(stage, stages)
-    return Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, markersize=4, label=stage)
+    return Line2D(
+        [], [], color=look.colour, linestyle=look.line, marker=look.marker, markersize=4, label=visible(stage)
+    )
 
 
 def timeline(name: str, title: str, found: Mapping[str, History]) -> str:

@@ -114,7 +114,7 @@ def _stage_costs(summaries: Sequence[Summary]) -> Table:
         used = [arm for arm, names in summaries[0].arms.items() if name in names]
         minutes = " / ".join(f"{s.seconds / 60:.1f}" if s.status == "done" else "not finished" for s in stages)
         tokens = " / ".join(f"{s.generated_tokens:,}" if s.status == "done" else "–" for s in stages)
-        rows.append([visible(name), ", ".join(used), minutes, tokens])
+        rows.append([visible(name), visible(", ".join(used)), minutes, tokens])
     headers = ["Stage", "Used by", "Minutes", "Generated tokens"]
     return Table("Cost of each stage", headers, rows, numbers=(2, 3))
 

@@ -33,6 +33,7 @@ COLOURS = {
 INK, MUTED, LINE = "#101010", "#707070", "#d0d0d0"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name with dollar signs is a name
     "font.family": "sans-serif",
     "font.size": 9.5,
     "text.color": INK,

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from benchmarks.report.collect import Run
+from benchmarks.report.text import visible
 
 MARKS = {"stage_failed": "failed", "early_warning": "early warning", "checkpoint_selected": "checkpoint kept"}
 """Events that are marked on a stage's curves, and the words for them."""
@@ -72,6 +73,7 @@ def histories(run: Run) -> dict[str, History]:
         stage, time = event.get("stage"), _seconds(event.get("time"))
         if not isinstance(stage, str) or time is None:
             continue
+        stage = visible(stage)
         if event["event"] in ("stage_started", "evaluation_started"):
             _start(found, stage, event, time)
         elif stage in found and found[stage].attempts:
@@ -126,7 +128,7 @@ def _continue(history: History, event: Mapping[str, Any], time: float) -> None:
 def _keep(history: History, step: int, metrics: Any, prefix: str = "") -> None:
     for name, value in metrics.items() if isinstance(metrics, dict) else ():
         if isinstance(value, int | float) and math.isfinite(value):
-            history.metrics[f"{prefix}{name}"][step] = float(value)
+            history.metrics[visible(f"{prefix}{name}")][step] = float(value)
 
 
 _OUTCOMES = {"stage_failed": "failed", "stage_done": "done", "evaluated": "done"}

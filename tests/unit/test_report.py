@@ -92,6 +92,21 @@ def test_a_hostile_run_name_is_escaped(tmp_path):
     assert "<script>alert" not in report([folder]).html
 
 
+def test_hostile_names_are_shown_and_break_nothing(tmp_path):
+    name = "evil$x_1^{$\x1b[31m\u202e<script>alert(1)</script>"
+    make_cell(tmp_path, name, items=10)
+    make_cell(tmp_path, "baseline/rlvr", items=10)
+    folder = make_run(tmp_path / "run", evaluated=(), trained=["shared/sft"])
+    event = {"time": "2026-01-02T03:00:01Z", "event": "stage_started", "stage": name, "attempt": 1, "steps": 3}
+    progress = event | {"event": "progress", "step": 1, "total": 3, "metrics": {name: 1.0, "\ud800": 2.0}}
+    with (folder / "events.jsonl").open("a") as stream:
+        stream.writelines(json.dumps(line) + "\n" for line in (event, progress))
+    made = report([tmp_path, folder])
+    assert "\\x1b[31m\\u202e" in " ".join(made.page.headline)
+    assert not set("\x1b\u202e\ud800") & set(made.html)
+    assert "<script>alert" not in made.html
+
+
 # ---- what the page says
 
 
