@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Said = dict[str, Any]
-"""`text`, and if they are not the usual ones `finish`, `status`, `tokens`."""
+"""`text`, and if they are not the usual ones `finish`, `status`, `tokens`, `prism`."""
 
 
 class StubServer:
@@ -54,7 +54,7 @@ class StubServer:
                 message = {"role": "assistant", "content": said.get("text")}
                 choice = {"index": 0, "message": message, "finish_reason": said.get("finish", "stop")}
                 usage = {"completion_tokens": said.get("tokens", 7)}
-                body = json.dumps({"choices": [choice], "usage": usage}).encode()
+                body = json.dumps({"choices": [choice], "usage": usage, "prism": said.get("prism")}).encode()
                 self.send_response(said.get("status", 200))
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))

@@ -190,6 +190,7 @@ def evaluated(bench: Bench) -> Evaluated:
         "refused": bench.cell("refused", refused),
         "no task": bench.cell("no task", pool, task="prism_digit"),
         "blocked": bench.cell("blocked", pool, limit=2),
+        "contrary": bench.cell("contrary", pool, protocol=protocol("greedy", max_new_tokens=33), limit=2),
         "smoke": bench.cell("smoke", pool, task="prism_digits_smoke"),
     }
     slow = StubServer(answer, delay=0.15)
@@ -206,6 +207,8 @@ def evaluated(bench: Bench) -> Evaluated:
         text = prompt_text(payload)
         if "(88)" in text:
             return {"status": 400}
+        if payload["max_tokens"] == 33:
+            return {**answer(payload), "prism": {"temperature": 0.7}}
         if text not in stumbled:
             stumbled.add(text)
             return {"status": 503} if len(stumbled) % 2 else {"text": "half a", "finish": "abort"}
@@ -319,12 +322,13 @@ def test_what_cannot_be_evaluated_is_said_and_keeps_nothing_else_back(evaluated:
     told = adapter.explain_cells(evaluated.log)
     root = evaluated.bench.root
     problems = {Path(folder).name: problem for folder, (problem, fix) in told.items() if fix}
-    assert problems.keys() == {"missing", "twice", "refused", "no task", "blocked"}
+    assert problems.keys() == {"missing", "twice", "refused", "no task", "blocked", "contrary"}
     assert f"cannot read the data pool {root / 'nowhere.jsonl'}" in problems["missing"] or (
         f"the data set {root / 'nowhere.jsonl'} of task prism_digits does not exist" in problems["missing"]
     )
     assert "item id `item-3` stands there twice" in problems["twice"]
     assert "refuses a request (400" in problems["refused"]
+    assert "the server used temperature 0.7 where 0.0 was asked for" in problems["contrary"]
     assert "there is no task `prism_digit`" in problems["no task"]
     assert "Not a directory" in problems["blocked"] or "File exists" in problems["blocked"]
     assert "Traceback" not in evaluated.log
@@ -336,8 +340,8 @@ def test_what_cannot_be_evaluated_is_said_and_keeps_nothing_else_back(evaluated:
 def test_progress_reaches_the_end(evaluated: Evaluated) -> None:
     steps = [line["step"] for line in evaluated.progress]
     assert steps == sorted(steps)
-    # All but the cells that could not be loaded: two of 24, 6 x 3, 4, 90 that a refusal ended, 2, and 12.
-    assert (steps[-1], evaluated.progress[-1]["total"]) == (174, 174)
+    # All but the cells that could not be loaded: two of 24, 6 x 3, 4, 90 that a refusal ended, 2, 2, and 12.
+    assert (steps[-1], evaluated.progress[-1]["total"]) == (176, 176)
 
 
 def test_cell_says_how_it_was_made(evaluated: Evaluated) -> None:

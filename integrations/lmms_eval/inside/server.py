@@ -35,6 +35,8 @@ class Reply:
     text: str
     finish: str
     usage: Mapping[str, Any] | None
+    used: Mapping[str, Any]
+    """The sampling parameters that the server says it used; empty where it does not tell."""
 
 
 class Connection:
@@ -65,13 +67,14 @@ class Connection:
 
         Raises:
             ServerFailed: the server kept failing for `patience` seconds.
-            StageFailed: the server refuses this request.
+            StageFailed: the server refuses this request, or answered it with other sampling parameters.
         """
         payload = {"model": self._server.model, "messages": messages, **sent}
         until, pause = time.monotonic() + self._server.patience, 0.25
         while True:
             reply, problem = await self._try(payload)
             if reply is not None:
+                _check_used(reply.used, sent)
                 return reply
             if time.monotonic() + pause > until:
                 raise ServerFailed(
@@ -102,6 +105,16 @@ def _headers(server: Server) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
+def _check_used(used: Mapping[str, Any], sent: Mapping[str, Any]) -> None:
+    """Raises StageFailed where the server used other sampling parameters than it was sent."""
+    for name, value in sent.items():
+        if name in used and used[name] != value:
+            raise StageFailed(
+                f"the server used {name} {used[name]} where {value} was asked for",
+                "its responses do not belong to this protocol; serve the model without parameters of its own",
+            )
+
+
 def _reply(response: httpx.Response) -> Reply | None:
     try:
         content = response.json()
@@ -109,6 +122,6 @@ def _reply(response: httpx.Response) -> Reply | None:
         if choice["finish_reason"] in UNFINISHED:
             return None
         text = (choice["message"]["content"] or "").encode("utf-8", "replace").decode()  # half a character is none
-        return Reply(text, choice["finish_reason"], content.get("usage"))
+        return Reply(text, choice["finish_reason"], content.get("usage"), content.get("prism") or {})
     except (ValueError, KeyError, TypeError):
         return None

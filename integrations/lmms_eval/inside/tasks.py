@@ -40,10 +40,12 @@ class Loaded:
         task: of lmms-eval.
         name: its name.
         source: what its data come from, for messages.
+        manager: that loaded it; lmms-eval indexes all its tasks wherever it is given none.
     """
 
-    def __init__(self, task: Task, name: str, source: str) -> None:
+    def __init__(self, task: Task, name: str, source: str, manager: TaskManager) -> None:
         self.task = task
+        self.manager = manager
         self.name = name
         self.source = source
         self.dataset_hash = hash_documents(task.eval_docs)
@@ -129,7 +131,7 @@ class Library:
             with_style = task.get_config(function)
             if "style" in inspect.signature(with_style).parameters:
                 task.set_config(function, functools.partial(with_style, style=style))
-        return Loaded(task, name, source)
+        return Loaded(task, name, source, self._manager)
 
 
 def cause(error: BaseException) -> BaseException:

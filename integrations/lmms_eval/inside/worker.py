@@ -172,7 +172,7 @@ def _evaluate(
     try:
         results = simple_evaluate(
             client, tasks=[task], limit=cell.facts["limit"], bootstrap_iters=0, log_samples=True, verbosity="ERROR",
-            process_docs_parallel=1,
+            process_docs_parallel=1, task_manager=loaded.manager,
         )  # fmt: skip
     except RetryError as error:
         raise StageFailed(
