@@ -34,12 +34,12 @@ _MORE: Sequence[tuple[str, Any, str]] = (
     ("#56b4e9", (0, (6, 1.5, 1.5, 1.5)), "X"),
 )
 _MARKS: dict[str, dict[str, Any]] = {
-    "resumed": {"color": MUTED, "linestyle": ":", "linewidth": 1.4},
+    "resumed": {"color": INK, "linestyle": ":", "linewidth": 1.4},
     "failed": {"color": INK, "linestyle": "-", "linewidth": 0.9},
-    "early warning": {"color": "#d55e00", "linestyle": (0, (1, 1)), "linewidth": 1.6},
-    "checkpoint kept": {"color": "#009e73", "linestyle": (0, (4, 2)), "linewidth": 1.2},
+    "early warning": {"color": INK, "linestyle": (0, (1, 1)), "linewidth": 2},
+    "checkpoint kept": {"color": INK, "linestyle": (0, (4, 2)), "linewidth": 1.2},
 }
-"""Lines at steps where something happened, by the words of `training.MARKS`."""
+"""Lines at steps where something happened, in the stage's colour, by the words of `training.MARKS`."""
 
 HEADLINE_METRICS = {
     "loss": ("Loss", "nats per token"),
@@ -271,7 +271,7 @@ def _draw_metric(axes: Axes, runs: Sequence[Mapping[str, History]], stages: Sequ
             )
             for mark, marked in history.marks.items():
                 for step in marked:
-                    axes.axvline(step, **_MARKS[mark])
+                    axes.axvline(step, **_MARKS[mark] | {"color": look.colour})
     label, unit = HEADLINE_METRICS.get(metric, (metric.replace("_", " "), ""))
     axes.set_title(label)
     axes.set_ylabel(unit)

@@ -79,7 +79,14 @@ def _panels(
 ) -> Drawing:
     svg = figures.curves(name, f"Training curves: {title}", runs, stages, metrics)
     ends = [f"{stage} {_ends(stage, runs)}" for stage in stages]
-    return Drawing(f"Training curves: {title}", Markup(svg), f"Steps reached: {'; '.join(ends)}.")
+    marked = "".join(f" {told}" for run in runs for stage in stages if stage in run and (told := _marks(run[stage])))
+    return Drawing(f"Training curves: {title}", Markup(svg), f"Steps reached: {'; '.join(ends)}.{marked}")
+
+
+def _marks(history: History) -> str:
+    """What is marked on a stage's curves, in words."""
+    told = [f"{mark} at step {', '.join(map(str, steps))}" for mark, steps in history.marks.items()]
+    return f"{history.stage}: {'; '.join(told)}." if told else ""
 
 
 def _ends(stage: str, runs: Sequence[Mapping[str, History]]) -> str:

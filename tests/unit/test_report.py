@@ -244,6 +244,8 @@ def test_a_resumed_stage_keeps_the_later_report_of_a_step(run):
 def test_attempts_and_failures_are_told_under_the_timeline(made):
     timeline = next(p for p in section(made, "training").parts if p.kind == "drawing")
     assert "6 stages, 7 attempts, 1 of them resumed, 1 failed" in timeline.caption
+    drawings = [p.caption for p in section(made, "training").parts if p.kind == "drawing"]
+    assert any("prism/rlvr: failed at step 5; resumed at step 4." in caption for caption in drawings)
 
 
 def test_a_stage_that_started_over_is_told_from_there(tmp_path):

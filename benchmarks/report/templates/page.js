@@ -108,7 +108,7 @@
   function tally() {
     const pairs = shown.filter((item) => item.v[side.first] && item.v[side.second]);
     const count = (flip) => pairs.filter((item) => FLIPS[flip](right(item, side.first), right(item, side.second))).length;
-    return `${count("gain")} left wrong and right right, ${count("loss")} left right and right wrong, `
+    return `${count("gain")} with A wrong and B right, ${count("loss")} with A right and B wrong, `
       + `${count("both")} both right, ${count("neither")} both wrong.`;
   }
 
@@ -187,7 +187,7 @@
 
   function showSide(name, item) {
     const box = $(`side-${name}`), model = side[name];
-    const title = element("h4", "", data.models[model]);
+    const title = element("h4", "", `${name === "first" ? "A" : "B"} · ${data.models[model]}`);
     if (!item.v[model]) { box.replaceChildren(title, element("p", "note", "This model has no response to this item.")); return; }
     const [whole, answer] = text(item, model);
     const said = element("p", "said", answer === null ? "no answer could be taken from it" : "answer: ");
