@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from fractions import Fraction
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from integrations.verl.reward import compute_score
@@ -92,3 +95,40 @@ def test_any_text_gets_a_finite_reward(text: str, reference: str) -> None:
     parts = compute_score("digits", text, reference)
     assert parts["score"] == 0.8 * parts["accuracy"] + 0.2 * parts["format"]
     assert parts["accuracy"] <= parts["format"] <= 1.0
+
+
+def exact_match(answer: str, reference: str) -> bool:
+    """The rule of the first reward: equal texts, but for case, spaces, a full stop, `+3`, `3.0`, `012`."""
+
+    def normalised(text: str) -> str:
+        text = re.sub(r"\s+", " ", text.strip()).casefold().rstrip(".").strip()
+        return str(Fraction(text)) if re.fullmatch(r"[+-]?\d+(?:\.\d+)?", text) else text
+
+    return normalised(answer) == normalised(reference)
+
+
+NUMBERS = st.integers(-60, 120).map(str)
+DIGITS = st.lists(st.integers(0, 9), min_size=2, max_size=6).map(lambda digits: " ".join(map(str, digits)))
+LETTERS = st.sampled_from("ABCD")
+FORMS = st.sampled_from(["{}", " {}", "{}.", "{} .", "\n{}\n"])
+NUMBER_FORMS = st.sampled_from(["{}", "+{}", "0{}", "{}.0", "00{}.00"])
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.one_of(NUMBERS, DIGITS, LETTERS), st.one_of(NUMBERS, DIGITS, LETTERS), FORMS, NUMBER_FORMS, st.booleans())
+def test_on_the_digits_world_verdicts_are_those_of_exact_match(
+    answer: str, reference: str, form: str, number_form: str, same: bool
+) -> None:
+    given_answer = reference if same else answer
+    given_answer = form.format(number_form.format(given_answer) if given_answer.isdigit() else given_answer)
+    expected = exact_match(given_answer, reference)
+    assert compute_score("digits", response(given_answer), reference)["accuracy"] == float(expected)
+
+
+@pytest.mark.parametrize("reference", ["7", "1 3 4", "B"])
+@pytest.mark.parametrize(
+    "answer", ["7 7", "1 3", "1 4 3", "1 3 4 4", "134", "AB", "A B", "C", "1, 3, 4", "3 1 4", "70"]
+)
+def test_on_the_digits_world_wrong_answers_stay_wrong(answer: str, reference: str) -> None:
+    assert not exact_match(answer, reference)
+    assert compute_score("digits", response(answer), reference)["accuracy"] == 0.0

@@ -15,9 +15,7 @@ from integrations.verl.reward.clean import clean, without_lead, without_reason
 _ONE = re.compile(r"[(\[{]?\s*([A-J])\s*[)\]}]?|[(\[]\s*([a-j])\s*[)\]]|([a-j])\)")
 _MANY = re.compile(r"[A-H]{2,8}")
 _WITH_TEXT = re.compile(r"(?:[(\[]\s*([A-J])\s*[)\]]\s*[.:)]?|([A-J])\s*[.):])\s*(\S.*)", re.DOTALL)
-_LISTED = re.compile(
-    r"[(\[{]?\s*[A-H]\s*[)\]}]?(?:\s*(?:,|;|&|/|\band\b|和|与|及)*\s*[(\[]?\s*\b[A-H]\b\s*[)\]]?)+[)\]}]?"
-)
+_LISTED = re.compile(r"[(\[{]?\s*[A-H]\b(?:(?:[\s,;&/()\[\]]|\band\b|和|与|及)*\b[A-H]\b)+[)\]}\s]*")
 _WORD = re.compile(
     r"(?:(?:the\s+)?(?:(?:correct|right|final|best)\s+)*(?:options?|choices?|answers?|letters?)\b\s*"
     r"(?:is\b|are\b)?\s*[:=]?"

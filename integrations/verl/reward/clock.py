@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from integrations.verl.reward.words import chinese, english
 
@@ -41,29 +42,31 @@ _WEEKDAY = re.compile(
 )
 
 
+Form = Literal["marked", "24", "bare"]
+"""With am or pm; of a form that only the 24-hour clock has; neither."""
+
+
 @dataclass(frozen=True)
 class Clock:
-    """A time of day in seconds, and whether it is certain which half of the day is meant."""
+    """A time of day."""
 
     seconds: int
-    certain: bool
-    """Marked am or pm, or of a form that only the 24-hour clock has."""
+    form: Form
 
     def same(self, other: Clock) -> bool:
-        """A time without am or pm stands for both, unless both times are of that kind."""
-        if self.certain == other.certain:
-            return self.seconds == other.seconds
-        marked, bare = (self, other) if self.certain else (other, self)
-        return marked.seconds % 43200 == bare.seconds % 43200 and not (marked.seconds == 0 and bare.seconds == 0)
+        """A time without am or pm is right whichever of them the other one is marked with."""
+        if {self.form, other.form} == {"marked", "bare"}:
+            return self.seconds % 43200 == other.seconds % 43200
+        return self.seconds == other.seconds
 
 
 def read(text: str) -> Clock | None:
     """The time of day that a cleaned text tells; None when it tells none."""
     low = text.casefold().strip()
     if low in ("noon", "midday", "正午", "12 noon", "12:00 noon"):
-        return Clock(43200, True)
+        return Clock(43200, "marked")
     if low in ("midnight", "午夜", "12 midnight", "24:00"):
-        return Clock(0, True)
+        return Clock(0, "marked")
     if match := _MARK_FIRST.fullmatch(text):
         text = f"{match[2]} {match[1]}"
     if match := _DIGITAL.fullmatch(text):
@@ -89,7 +92,8 @@ def _clock(hour: int, minute: int, second: int, mark: str) -> Clock | None:
         return None
     if mark and hour <= 12:
         hour = hour % 12 + (0 if mark in ("am", "in the morning") else 12)
-    return Clock((hour % 24 * 60 + minute) * 60 + second, bool(mark) or hour > 12 or hour == 0)
+    form: Form = "marked" if mark else "24" if hour > 12 or hour == 0 else "bare"
+    return Clock((hour % 24 * 60 + minute) * 60 + second, form)
 
 
 def _past(part: str, word: str, of: str, mark: str) -> Clock | None:

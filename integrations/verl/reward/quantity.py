@@ -251,7 +251,7 @@ def _in_words(text: str) -> Quantity | None:
     """`twenty-one`, `five apples`, `三分之二`, `五厘米`."""
     if text[0].isascii():
         words = text.casefold().replace("-", " ").split()
-        if len(words) > 12 or not words[0].isalpha():
+        if not words or len(words) > 12 or not words[0].isalpha():
             return None
         for end in range(len(words), 0, -1):
             number = english(words[:end])
