@@ -44,6 +44,8 @@ def _load_fixtures() -> Any:
 
 
 MINIATURE = _load_fixtures()
+Case = Any  # MINIATURE.Case, which a type checker cannot see
+CUT = MINIATURE.CUT.split("{")[0]
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,10 @@ def item_ids(task: str) -> list[str]:
     return [doc[name] for doc in docs]
 
 
+def _say(case: Case) -> dict[str, Any]:
+    return {"text": case.response, "finish": "length" if case.response.startswith(CUT) else "stop"}
+
+
 @dataclass(frozen=True)
 class Evaluated:
     """What one start of the worker left: finished cells by task, and the messages of each item, by task and style."""
@@ -105,20 +111,20 @@ def evaluated(lmms_eval_env: Environment, data: Path, tmp_path_factory: pytest.T
     """Every task's responses, given by a server that knows items and samples by the seeds of their requests; and the
     prompts of the style `native`, whose responses do not matter."""
     root = tmp_path_factory.mktemp("evaluated")
-    said: dict[int, str] = {}
+    said: dict[int, Case] = {}
     asked: dict[tuple[int, str], tuple[str, str, int]] = {}
     jobs = []
     for task in TASKS:
         cases, samples = recorded(task)
         for number, (item, of_item) in enumerate(zip(item_ids(task), cases, strict=True)):
             for sample, case in enumerate(of_item):
-                said[request_seed(0, task, item, sample)] = case.response
+                said[request_seed(0, task, item, sample)] = case
             seed = request_seed(0, task, item, 0)
             asked |= {(seed, style): (task, style, number) for style in ("format", "native")}
         for style, count in (("format", samples), ("native", 1)):
             job = {"folder": str(root / style / task), "facts": facts_of(task, count, style)}
             jobs.append({**job, "dataset": local_dataset(data, task)})
-    with StubServer(lambda payload: {"text": said[payload["seed"]]}) as server:
+    with StubServer(lambda payload: _say(said[payload["seed"]])) as server:
         job = {"mode": "evaluate", "server": {"url": server.url, "model": "policy"}, "cells": jobs}
         job |= {"images": str(root / "images"), "scratch": str(root / "scratch"), "progress": str(root / "progress")}
         (root / "job.json").write_text(json.dumps(job))
@@ -182,6 +188,7 @@ def test_caption_reasoning_and_form_are_kept(cells: dict[str, Cell], task: str) 
         assert (row["caption"] is None) == malformed
         assert (row["reasoning"] is None) == malformed
         assert row["answer"] is None or not (malformed or cut)
+        assert row["truncated"] == cut
 
 
 def test_items_that_belong_together_share_a_group(cells: dict[str, Cell]) -> None:

@@ -75,7 +75,8 @@ def references(answer: str) -> list[str]:
         several = ast.literal_eval(answer)
     except (ValueError, SyntaxError):
         return [answer]
-    return [str(one) for one in several] if isinstance(several, list) and several else [answer]
+    texts = isinstance(several, list) and several and all(isinstance(one, str) for one in several)
+    return list(several) if texts else [answer]
 
 
 def _decide(doc: Mapping[str, Any], answer: str) -> Verdict:
