@@ -23,6 +23,14 @@ run pytest -q -m "not engine and not pipeline"
 
 [ "${1:-all}" = fast ] && exit 0
 
+step "a browser for the report's tests"
+if ! command -v chromium > /dev/null || ! command -v chromedriver > /dev/null; then
+    # Debian's own packages; where this is not Debian, or not root, the tests say what is missing.
+    if command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; then
+        apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium chromium-driver > /dev/null
+    fi
+fi
+
 step "engine environments"
 run prism_cli env build
 

@@ -135,6 +135,11 @@ def evaluate(
     judging = _judge(chosen, judge, judge_model, judge_key_env, rules_only)
     runs = _runs(runs_dir, run, needed=not models)
     found = _models(models or [], runs, out, server, served_name, all_stages)
+    if baseline is not None and baseline not in {model.label for model in found}:
+        raise BadInput(
+            f"there is no model `{baseline}` among those to evaluate",
+            f"it is one of {', '.join(m.label for m in found)}",
+        )
     view = choose_view(json_)
     try:
         choice = choose(server, served_name, concurrency, len(gpu_names()))
@@ -258,7 +263,7 @@ def _report(ask: Ask, outcomes: Sequence[Outcome], baseline: str | None, as_json
     from benchmarks.samples import read_cell
 
     cells = [cell for o in outcomes if o.status != "failed" and (cell := read_cell(o.cell.folder)) is not None]
-    found = compare_all(cells, baseline, strict=baseline is not None) if cells else []
+    found = compare_all(cells, baseline, strict=False) if cells else []
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if as_json:
         typer.echo(
