@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from integrations.verl.adapter import RlvrAdapter
 from integrations.verl.reward import algebra, compute_score, decide
 from integrations.verl.reward.expression import read
-from integrations.verl.reward.verdict import Undecided
+from integrations.verl.reward.verdict import Errors, Undecided
 
 REFERENCES = (
     "7",
@@ -30,7 +31,7 @@ REFERENCES = (
 )
 PIECES = (
     *("(", ")", "((", "[", "{", "\\", "\\frac", "\\frac{", "\\sqrt{", "^", "_", "**", "A ", "A or ", "B, ", "1,"),
-    *("=", "x=", "or ", "and ", "- ", "±", "%", "°", "百", "是的 ", "|", "9^", "(A)", "(1)", "a b", "½", "²", "①", "1 0"),
+    *("=", "x=", "or ", "and ", "- ", "±", "%", "°", "百", "是的 ", "|", "9^", "(A)", "(1)", "a b", "½", "²", "①"),
 )  # fmt: skip
 
 
@@ -171,6 +172,35 @@ def test_an_undecided_answer_is_an_error_and_not_a_wrong_answer(monkeypatch):
     assert compute_score("x", response("7"), "8")["error"] == 0.0
 
 
+def test_the_log_names_the_answer_without_a_verdict(monkeypatch, capsys):
+    monkeypatch.setattr("integrations.verl.reward.match._decide", lambda *_: 1 // 0)
+    compute_score("x", response("7"), "8")
+    said = capsys.readouterr().out
+    assert "Reward undecided" in said
+    assert "<answer>7</answer>" in said
+    assert "'8'" in said
+
+
+@pytest.mark.parametrize(
+    ("steps", "too_many"),
+    [
+        ([(8, 1)], False),
+        ([(8, 2)], False),
+        ([(8, 3)], True),
+        ([(100, 2), (100, 2)], False),
+        ([(100, 2), (100, 3)], True),
+        ([(1000, 20)], False),
+        ([(1000, 21)], True),
+        ([(10_000, 0), (100, 100)], False),
+    ],
+)
+def test_more_than_two_errors_in_a_hundred_are_too_many(steps, too_many):
+    errors = Errors()
+    for judged, undecided in steps:
+        errors.add(judged, undecided)
+    assert errors.too_many is too_many
+
+
 def test_a_defect_is_an_error_and_not_a_lost_response(monkeypatch):
     monkeypatch.setattr("integrations.verl.reward.match._decide", lambda *_: 1 // 0)
     assert compute_score("x", response("7"), "7")["error"] == 1.0
@@ -199,3 +229,17 @@ def test_formulas_that_differ_are_told_apart_without_asking(monkeypatch):
     assert not algebra.equal(read("\\sqrt{2}"), read("1.41421356"))
     assert not algebra.equal(read("\\sin x"), read("\\cos x"))
     assert algebra.equal(read("(x+1)^2"), read("x^2+2x+1"))
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        ("RuntimeError: Reward self-test: `7` against `7`: no verdict", "the reward does not judge known answers"),
+        (
+            "RuntimeError: Reward errors: 5 of 64 answers got no verdict, more than 2%",
+            "the reward cannot be trusted: 5 of",
+        ),
+    ],
+)
+def test_a_stage_that_the_reward_ended_says_so(log, cause):
+    assert RlvrAdapter().explain(None, f"first\n{log}\nConnectionError: Could not\n").startswith(cause)

@@ -58,6 +58,14 @@ def test_the_labelled_answers():
         assert min(counts["precision"], counts["recall"]) >= 0.99, (name, counts, report["disagreements"])
 
 
+def test_the_answers_labelled_later():
+    """Labelled after the matcher was written and before it saw them: those that it still misses stay in."""
+    report = check(read_pairs(PAIRS.with_name("reward_pairs_later.jsonl"))).told()
+    assert report["errors"] == 0
+    assert report["precision"] >= 0.995
+    assert report["recall"] >= 0.98, report["disagreements"]
+
+
 def test_the_self_test_passes_and_notices_a_matcher_that_accepts_everything(monkeypatch):
     assert self_test.self_test() == []
     monkeypatch.setattr(self_test, "decide", lambda answer, reference: match_module.Verdict(True, "any", "any"))

@@ -63,6 +63,8 @@ def compute_score(
         could be reached (then `accuracy` is 0.0, but the answer was not found wrong). Each part is 0.0 or 1.0.
     """
     well_formed, verdict = judge_response(solution_str, ground_truth)
+    if verdict.error:  # into the log, where whoever looks for the cause of many errors finds the pairs
+        print(f"Reward undecided: {solution_str[-200:]!r} against {ground_truth!r}: {verdict.error}", flush=True)
     score = accuracy_weight * verdict.correct + format_weight * well_formed
     return {
         "score": score,

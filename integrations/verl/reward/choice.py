@@ -19,7 +19,8 @@ _LISTED = re.compile(r"[(\[{]?\s*[A-H]\b(?:(?:[\s,;&/()\[\]]|\band\b|和|与|及
 _WORD = re.compile(
     r"(?:(?:the\s+)?(?:(?:correct|right|final|best)\s+)*(?:options?|choices?|answers?|letters?)\b\s*"
     r"(?:is\b|are\b)?\s*[:=]?"
-    r"|(?:i )?(?:choose|pick|select)\b\s*:?|(?:本题|故|应|应该)*(?:选择?|选项)\s*(?:是|为)?\s*:?)\s*",
+    r"|(?:i )?(?:would |will )?(?:choose|pick|select|go with)\b\s*:?"
+    r"|(?:本题|故|应|应该)*(?:选择?|选项)\s*(?:是|为)?\s*:?)\s*",
     re.IGNORECASE,
 )
 _AFTER = re.compile(
@@ -31,6 +32,7 @@ _START = re.compile(
     r"[(\[]?\s*([A-J])\s*[)\]]?(?:\s*[.:),-]\s*|\s+(?=[(]?because|[(]?since|as\b|not\b)|\s*(?=因为|由于))(\S.*)",
     re.DOTALL,
 )
+_SMALL = re.compile(r"[(\[]?([a-j])[)\].:]\s+\S")
 _SPACED = re.compile(r"([A-J])\s+(\S.*)", re.DOTALL)
 _CONTRAST = re.compile(r"(?:and |but )?(?:not|rather than|instead of) (?:option |choice )?[(]?[A-J][)]?")
 _ANOTHER = re.compile(
@@ -82,6 +84,8 @@ def decide(prediction: str, right: Choice, same: Callable[[str, str], bool]) -> 
         same: whether two texts are the same answer, for the options' texts.
     """
     text = _bare(prediction)
+    if match := _SMALL.match(text):
+        text = text[: match.end(1)].upper() + text[match.end(1) :]
     if len(right.letters) > 1:
         return right.letters in (_letters(text), _letters(text.upper())), "letters"
     if len(text) == 1 and text.upper() in "ABCDEFGHIJ":

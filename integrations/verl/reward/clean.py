@@ -89,6 +89,8 @@ _NAMES = {
 _NAMED = re.compile(rf"\\({'|'.join(sorted(_NAMES, key=len, reverse=True))})(?![a-zA-Z])")
 _REPEATING = re.compile(r"([0-9]+)\.([0-9]*)(?:\\(?:overline|dot|bar)\s*\{([0-9]+)\}|\(([0-9]+)\)(?![0-9^*]))")
 _GOING_ON = re.compile(r"([0-9]+)\.([0-9]*?)([0-9]{1,6}?)\3+(?:\.\.\.|\\[lc]?dots)")
+_OVER = re.compile(r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}")
+_MICRO = re.compile(r"(?<=[0-9}])\s*(?:\\[,;: ]|~)?\s*\\mu\s*(?:\\(?:text|mathrm)\s*\{\s*)?(?=[mgsFAVWHLl]\b)")
 _TIMES = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^|10\*\*)")
 _WHITE = re.compile(r"\s+")
 _CIRCLED = str.maketrans({chr(0x2460 + n): f"({n + 1}) " for n in range(9)})
@@ -96,6 +98,7 @@ _CLOSING = " \t\n.,;:!?…"
 _LEAD = re.compile(
     r"(?:(?:so|thus|hence|therefore|finally|then|ok|okay|well|final|in conclusion|we (?:get|have|find)(?: that)?"
     r"|i (?:choose|pick|select|think(?: that)?|believe(?: that)?)|my answer is|it (?:is|'s|was)|it's|this is|that is"
+    r"|(?:the )?points?\s+(?=[A-Z]\s*\()|(?:an?|the) (?=[$]?[0-9])|(?:a )?total of (?=[$]?[0-9])"
     r"|there (?:are|is|were|was)|they are|these are|(?:in |(?:the )?year )+(?=[0-9]{4}$)"
     r"|(?:the )?(?:points?|coordinates?|vertex|cent(?:er|re)|set|interval|vector|pair)(?: are| is)?\s*(?=[(\[{<])"
     r"|(?:the |my |our )?(?:(?:final|correct|right|best|exact|numerical|required) )*"
@@ -114,8 +117,11 @@ _REASON = re.compile(
 )
 _ARTICLE = re.compile(r"\b(?:the|a|an)\s+(?=\S)")
 _PUNCTUATION = re.compile(r"[\"';!?$*~\\]+|[.,:](?![0-9])|(?<![0-9])[.,:]")
+_CODE = re.compile(r"(?<=[^\W\d_]{3})-(?=[0-9])")
 _POWER = re.compile(r"\^\{([^{}]*)\}")
 _AROUND = re.compile(r"\s*([<>=≤≥≠+→≅⊥∥~|])\s*")
+_TIGHT = re.compile(r"\s*([<>=≤≥≠+*→≅⊥∥~|])\s*")
+_SUBSCRIPTED = re.compile(r"_\{?([0-9A-Za-z]+)\}?")
 _INITIALS = re.compile(r"(?<=\b[a-z])\.(?=[a-z]\b|$)")
 _HYPHEN = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
 _INDEX = re.compile(r"_\{?([0-9a-z]+)\}?")
@@ -133,6 +139,7 @@ def _unusual(text: str) -> str:
 
 def _latex(text: str) -> str:
     text = _THIN_IN_NUMBER.sub("", text.replace("\\\\", NEW_ROW))
+    text = _OVER.sub(r"\\frac{\1}{\2}", _MICRO.sub(" μ", text))
     text = _DEGREE.sub("°", _MATHS.sub(" ", text)).replace("\\{", "{").replace("\\}", "}")
     text = _DRESS.sub("", text).replace("\\%", "%").replace("\\#", "#").replace("\\&", "&").replace("\\_", "_")
     text = _SPACES.sub(" ", text)
@@ -225,8 +232,13 @@ def without_reason(text: str) -> str:
     return clean(text[: match.start()]) if match and match.start() else text
 
 
+def symbols_alone(text: str) -> str:
+    """A formula of chemistry or the like as bare symbols: no index marks, no spaces around operators. Case stays."""
+    return _TIGHT.sub(r"\1", _POWER.sub(r"^\1", _SUBSCRIPTED.sub(r"\1", text)))
+
+
 def plain(text: str) -> str:
     """Words for comparison: lower case, without articles and punctuation, hyphens as spaces, single spaces."""
     text = _POWER.sub(r"^\1", _AROUND.sub(r"\1", _INITIALS.sub("", text.casefold())))
-    text = _PUNCTUATION.sub("", _INDEX.sub(r"\1", _HYPHEN.sub(" ", text)))
+    text = _PUNCTUATION.sub("", _INDEX.sub(r"\1", _CODE.sub(" ", _HYPHEN.sub(" ", text))))
     return _WHITE.sub(" ", _ARTICLE.sub("", text + " ")).strip()

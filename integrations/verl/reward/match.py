@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from integrations.verl.reward import algebra, choice, clock, parts, quantity, regions, yes_no
-from integrations.verl.reward.clean import LONGEST, clean, plain, without_lead, without_reason
+from integrations.verl.reward.clean import LONGEST, clean, plain, symbols_alone, without_lead, without_reason
 from integrations.verl.reward.expression import Node, exact, negative, read, symbols
 from integrations.verl.reward.verdict import Undecided, Verdict
 
@@ -365,7 +365,7 @@ def _equation(answer: str, reference: str, depth: int) -> Said | None:
 
 def _residual(text: str) -> Node | None:
     """Left side minus right side."""
-    sides = [read(re.sub(r"^([a-zA-Z])\([a-z]\)\s*$", r"\1", side.strip())) for side in text.split("=")]
+    sides = [read(re.sub(r"^f\(x\)$", "y", side.strip())) for side in text.split("=")]
     if len(sides) != 2 or sides[0] is None or sides[1] is None:
         return None
     node: Node = ("add", sides[0], negative(sides[1]))
@@ -421,11 +421,13 @@ def _quantity(answer: str, reference: str, depth: int) -> Said | None:
 
 
 def _text(answer: str, reference: str, depth: int) -> Said | None:
+    if symbols_alone(answer) == symbols_alone(reference):
+        return True, "text"
     if _MATHS.search(reference) and quantity.readings(reference):
         return None
     if not _LETTER.search(reference):  # between digits a comma means something
         return answer.casefold() == reference.casefold(), "text"
-    ours, theirs = plain(reference), plain(answer)
+    ours, theirs = plain(reference), plain(answer.strip("()"))
     if ours == theirs or _singular(ours) == _singular(theirs):
         return ours != "", "text"
     return plain(_HYPHEN.sub("", answer)) == plain(_HYPHEN.sub("", reference)) != "", "text"

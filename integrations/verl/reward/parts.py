@@ -16,6 +16,7 @@ _KINDS: dict[str, Kind] = {"(": "tuple", "[": "square", "{": "set", "<": "tuple"
 _WORD_AND = re.compile(r"\s*(?:,|;)?\s*(?:\band\b|\bas well as\b|&)\s*|\s*[;]\s*|(?:和|与|及|以及)", re.IGNORECASE)
 _WORD_OR = re.compile(r"\s*,?\s*(?:\bor\b|\bor else\b|\|\||或者|或)\s*|\s+\|\s+", re.IGNORECASE)
 _NUMBERED = re.compile(r"(?:^|(?<=[\s,;.]))\(\s*([1-9]|i{1,3}|iv|v)\s*\)\s*")
+_THOUSANDS = re.compile(r"\s*[$+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?\s*[^\W\d]*\s*")
 _POINT = re.compile(r"[A-Z]'?\s*=?\s*(?=[(])")
 _MATRIX = re.compile(r"\\begin\s*\{([pbvBV]?matrix|array)\}(?:\{[lcr|]*\})?(.*?)\\end\s*\{\1\}", re.DOTALL)
 _RATIO = re.compile(r"\s*(?::|\bto\b|比)\s*")
@@ -24,6 +25,7 @@ _RANGE = re.compile(
     re.IGNORECASE,
 )
 _NAME = re.compile(
+    r"[A-Za-z]\([A-Za-z0-9]{1,3}\)|[A-Za-z]_\{[^{}]{1,20}\}|\\?(?:sin|cos|tan)\s*(?:\\[a-z]+|\\?angle\s*[A-Z]+|[A-Zα-ω])|"
     r"(?:\\angle\s*|△\s*|\\triangle\s*|\\overline\s*|m\s*\\angle\s*)?(?:[A-Za-z]|\\?(?:alpha|beta|gamma|theta|phi|lambda|mu|omega|"
     r"rho|sigma|delta)|[α-ωΔΩ])(?:_\{?\w+\}?|[0-9])?'*(?:\(\s*[a-z](?:\s*,\s*[a-z])*\s*\))?|(?:\\angle\s*|△\s*)?[A-Z]{1,4}'?"
     r"|[A-Za-z][A-Za-z ]{2,40}|[\u4e00-\u9fff]{1,12}|\|[A-Z]{2}\||\([a-z](?:\s*,\s*[a-z])+\)"
@@ -58,9 +60,10 @@ def split(text: str) -> Parts | None:
 
 
 def _bare(text: str) -> list[str]:
-    items = []
-    for part in _WORD_AND.split(text):
-        items += top_level(part, _commas(part))
+    items: list[str] = []
+    pieces = _WORD_AND.split(text)
+    for part in pieces:
+        items += [part] if len(pieces) > 1 and _THOUSANDS.fullmatch(part) else top_level(part, _commas(part))
     return [item.strip() for item in items]
 
 
@@ -148,6 +151,8 @@ def name_and_values(text: str) -> tuple[list[str], list[str]] | None:
 
 def plain_name(name: str) -> str:
     """A name for comparison, without dressing."""
+    if re.fullmatch(r"f\s*\(\s*x\s*\)", name):
+        return "y"
     return re.sub(r"\\angle|\\triangle|\\overline|[\s△{}\\|]", "", name)
 
 

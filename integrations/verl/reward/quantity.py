@@ -70,12 +70,15 @@ _NOUN_FILLERS = frozenset(
 )
 _CLASSIFIERS = "个只条张本支枝颗粒头匹辆台件名位人种次块片根朵棵座间套双对把杯瓶袋盒箱组份道题项步层"
 _ARTICLE = re.compile(r"(?:of )?an? (?=[a-z])", re.IGNORECASE)
-_OUT_OF = re.compile(r"([0-9]+) (?:out of|in|of every)(?: every)? ([1-9][0-9]*)")
+_OUT_OF = re.compile(r"([0-9]+) (?:out of|in|of every|over)(?: every)? ([1-9][0-9]*)")
+_AND_PART = re.compile(r"([0-9]+) and ([0-9]+/[0-9]+)(?![0-9])")
+_PRICE = re.compile(rf"({_NUMBER})\s*((?:/|per\b).+)")
 _YUAN = re.compile("([0-9]+)[块元]([0-9])[角毛]?")
 _MINUS = re.compile(r"(?:minus|negative)\s+(?=[0-9.\\$])|负(?=[0-9])", re.IGNORECASE)
 _EVERY = re.compile("每(小时|分钟|秒|天)(.+)")
 _ORDINAL = re.compile(r"([0-9]{1,4})(?:st|nd|rd|th)((?: [^\W\d]+){0,4})|第?$^", re.IGNORECASE)
 _ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth"
+_MARKED = re.compile(rf"({_NUMBER})\s*(['\"])")
 _MINUTES = re.compile(r"([0-9]+)\s*'\s*([0-9]+(?:\.[0-9]+)?)\s*(?:\"|'')")
 _SPLIT = re.compile(r"(?<=[0-9})\]π°!])\s*(?=[^\W\d_]|[°\\(])|\s+(?=[^\W\d_]|[°\\(])")
 
@@ -138,6 +141,7 @@ def _read(text: str) -> tuple[Quantity, ...]:
     if NUMBER.fullmatch(text):
         return (Quantity(("num", _plain(text))),)
     found: list[Quantity] = []
+    text = _AND_PART.sub(r"\1 \2", text)
     text = _YUAN.sub(r"\1.\2元", text) if _YUAN.fullmatch(text) else text
     text = _OUT_OF.sub(r"\1/\2", text) if _OUT_OF.fullmatch(text) else text
     text = _EVERY.sub(r"\2/\1", _MINUS.sub("-", text))
@@ -146,6 +150,8 @@ def _read(text: str) -> tuple[Quantity, ...]:
         return () if noun is None else (Quantity(("num", Fraction(int(match[1]))), None, noun),)
     if match := _CURRENCY.fullmatch(text):
         unit = units.named(match[2])
+        if price := _PRICE.fullmatch(match[3].strip()):
+            found += _read(f"{match[1]}{price[1]} {match[2]}{price[2]}")
         for inner in _read(match[1] + match[3].strip()):
             if inner.unit is None and not inner.noun:
                 found.append(replace(inner, unit=unit))
@@ -179,6 +185,9 @@ def _ambiguous(text: str, found: list[Quantity]) -> list[Quantity]:
             for a, b in values
             if a is not None and b is not None
         ]
+    if match := _MARKED.fullmatch(text):
+        unit = units.named("in" if match[2] == '"' else "ft")
+        return [Quantity(("num", _plain(match[1])), unit)]
     other = "gbp" if re.search(r"\bpounds?$", text) else "jpy" if "¥" in text else ""
     return [replace(q, unit=units.named(other)) for q in found if q.unit is not None] if other else []
 
@@ -195,7 +204,7 @@ def _with_rest(node: Node, rest: str) -> Quantity | None:
     """A number with what stands behind it: nothing, per cent, a scale, a unit or a noun."""
     glued = bool(rest) and rest[0].isascii() and rest[0].isalpha()
     rest = _ARTICLE.sub("", rest.strip())
-    if not rest:
+    if not rest or rest in ("times", "倍"):
         return Quantity(node)
     if rest == "‰":
         return Quantity(_times(node, Fraction(1, 1000)))

@@ -130,6 +130,9 @@ def _one_sign(sides: list[str], sign: str) -> Region | None:
     inside = left[2] if left is not None and left[0] == "fn" and left[1] == "abs" else None
     if inside is not None and _variable(inside) and sign in "<≤" and _position(right) > 0:
         return Region((Piece(negative(right), right, sign == "≤", sign == "≤"),), _variable(inside))
+    if inside is not None and _variable(inside) and sign in ">≥" and _position(right) > 0:
+        left_piece = Piece(_MINUS_INFINITE, negative(right), False, sign == "≥")
+        return Region((left_piece, Piece(right, _INFINITE, sign == "≥", False)), _variable(inside))
     if sides[0] and name is None:
         return None
     if sign == "≠":

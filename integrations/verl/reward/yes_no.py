@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _YES_WORDS = "yes y t yeah yep true correct right 是 是的 对 对的 正确 真 有 可以 能 会 ✓ ✔ √"
-_NO_WORDS = "no n f nope false incorrect wrong 否 不 不是 不对 错 错误 错的 不正确 假 没有 不可以 不能 不会 ✗ ✘"
+_NO_WORDS = "no n f nope false incorrect wrong 否 不 不是 不是的 不对 错 错误 错的 不正确 假 没有 不可以 不能 不会 ✗ ✘"
 _REFERENCE_WORDS = "yes no true false 是 否 是的 不是 对 错 正确 错误 不对"
 _YES, _NO = frozenset(_YES_WORDS.split()), frozenset(_NO_WORDS.split())
 _REFERENCES = frozenset(_REFERENCE_WORDS.split())
