@@ -55,6 +55,16 @@ _SHOWN = {
 _DIED = "the same command resumes from the last checkpoint; if it happens again, watch the machine's memory"
 _CAUSES = (
     (
+        r"Reward self-test: (.+)",
+        "the reward does not judge known answers as it must ({0})",
+        "`prism env check verl` tells whether its environment is whole",
+    ),
+    (
+        r"Reward errors: (.+)",
+        "the reward cannot be trusted: {0}",
+        "look for `Reward undecided` in the engine's log: it names the answers and their references",
+    ),
+    (
         r"OutOfMemoryError|CUDA out of memory|[Ww]orkers?\b.*killed due to .*memory",
         "the machine ran out of memory",
         "set a smaller micro_batch_size or group_size",
@@ -565,6 +575,8 @@ def _judge(steps: Mapping[int, Mapping[str, Any]], settings: RlvrSettings, on_cp
             "look for `Error in _run_prompt` in the engine's log",
         )
     notes = [f"{lost} of {asked} responses were lost to errors"] if lost else []
+    if undecided := sum(int(row.get("prism/reward_errors", 0)) for row in steps.values()):
+        notes.append(f"{undecided} of {asked} answers got no verdict and no reward (`Reward undecided` in the log)")
     stale = max((row.get("training/off_policy/trajectory_staleness_worst/max", 0) for row in steps.values()), default=0)
     apart = max((abs(row.get("actor/ppo_kl", 0.0)) for row in steps.values()), default=0.0)
     if stale > 0 or (on_cpu and apart > SAME_POLICY):

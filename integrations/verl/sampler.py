@@ -4,6 +4,7 @@
   of a step's time.
 - It adds to each step's metrics what the stage must know exactly and verl does not log: accuracy and format apart,
   generated tokens, responses lost to errors, groups whose rewards are all equal and so teach nothing.
+- It runs the reward's self-test before the first step, and ends the training when too many answers get no verdict.
 - It keeps verl from failing on a batch whose sequences are all of one length (`keep_lengths_apart`).
 - It notices when a Ray actor has died. verl waits for responses and for its queue without a limit, for ever when the
   process that should answer is gone.
@@ -26,6 +27,10 @@ import torch
 import transfer_queue  # type: ignore[import-not-found]
 from tensordict import TensorDict  # type: ignore[import-not-found]
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+from integrations.verl.reward.algebra import POOL
+from integrations.verl.reward.self_test import self_test
+from integrations.verl.reward.verdict import MOST_ERRORS, Errors
 
 SECONDS_BETWEEN_CHECKS = 2.0
 LENGTHENED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -52,6 +57,8 @@ class Sampler(ReplayBuffer):
         self.group_size = int(sampler_kwargs["group_size"])
         self.last_step = int(sampler_kwargs["last_step"])
         self.watch: Watch | None = None
+        self.errors = Errors()
+        check_reward()
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         """As verl's; the metrics gain the keys of `step_metrics`."""
@@ -74,15 +81,31 @@ class Sampler(ReplayBuffer):
         for key, reward in zip(batch.keys, rewards, strict=True):
             groups[key.split("_")[0]].append(reward["score"])
         responses = len(rewards)
+        undecided = int(sum(reward["error"] for reward in rewards))
+        self.errors.add(responses, undecided)
+        if self.errors.too_many:
+            raise RuntimeError(
+                f"Reward errors: {self.errors.errors} of {self.errors.judged} answers got no verdict, more than "
+                f"{MOST_ERRORS:.0%}"
+            )
         return {
             "prism/responses": responses,
             "prism/lost": batch_size * self.group_size - responses,
             "prism/generated_tokens": sum(tag["response_len"] for tag in batch.tags),
             "prism/reward": _mean([reward["score"] for reward in rewards]),
             "prism/accuracy": _mean([reward["accuracy"] for reward in rewards]),
+            "prism/reward_errors": undecided,
             "prism/format": _mean([reward["format"] for reward in rewards]),
             "prism/silent_groups": sum(len(set(scores)) == 1 for scores in groups.values()) / len(groups),
         }
+
+
+def check_reward() -> None:
+    """Raises when the reward gets a known verdict wrong, or cannot reach it in this environment."""
+    problems = self_test()
+    POOL.close()  # answers are judged in other processes
+    if problems:
+        raise RuntimeError(f"Reward self-test: {'; '.join(problems)}")
 
 
 def _mean(values: Sequence[float]) -> float:
