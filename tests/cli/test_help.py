@@ -38,15 +38,23 @@ HELP = """\
 │ --help                      <bool>  Show this message and exit.              │
 ╰──────────────────────────────────────────────────────────────────────────────╯
 ╭─ Train and compare ──────────────────────────────────────────────────────────╮
-│ train   Train every stage of a recipe, on GPUs or on a laptop's CPU.         │
+│ train    Train every stage of a recipe, on GPUs or on a laptop's CPU.        │
+│ eval     Ask checkpoints a suite of benchmarks and compare them with the     │
+│          baseline.                                                           │
+│ compare  Compare models on the same items with a baseline: differences,      │
+│          intervals, tests.                                                   │
+│ report   Write one HTML file: results, curves, cost, provenance, every       │
+│          response.                                                           │
 ╰──────────────────────────────────────────────────────────────────────────────╯
 ╭─ Look at what there is ──────────────────────────────────────────────────────╮
-│ recipe  List, show and check recipes.                                        │
-│ runs    List, show and remove runs.                                          │
+│ recipe   List, show and check recipes.                                       │
+│ runs     List, show and remove runs.                                         │
+│ reward   See how the reward judges answers.                                  │
 ╰──────────────────────────────────────────────────────────────────────────────╯
 ╭─ Set up ─────────────────────────────────────────────────────────────────────╮
-│ env     List, build, check and remove the engines' environments.             │
-│ bench   Measure how fast a part of prism is.                                 │
+│ env      List, build, check and remove the engines' environments.            │
+│ judge    Start a judge, or check one with golden items.                      │
+│ bench    Measure how fast a part of prism is.                                │
 ╰──────────────────────────────────────────────────────────────────────────────╯
 
  Start with prism train: it runs all stages on a small world of handwritten
