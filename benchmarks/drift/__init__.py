@@ -123,10 +123,11 @@ class _Run:
 
     def parent_among(self, label: str, labels: Sequence[str]) -> str | None:
         """The nearest stage before this one that is among `labels`."""
-        while label in self.parents:
-            label = self.parents[label]
+        passed = {label}
+        while (label := self.parents.get(label, label)) not in passed:  # a damaged manifest may name a circle
             if label in labels:
                 return label
+            passed.add(label)
         return None
 
 

@@ -288,3 +288,10 @@ def test_a_large_pool_is_drawn_from_evenly_and_always_alike(tmp_path):
     assert (pool.rows, len(numbers), len(set(numbers))) == (9000, DRAWN, DRAWN)
     assert abs(np.mean(numbers) - 4500) < 4 * 2600 / math.sqrt(DRAWN)
     assert read_pools(run, {"sft": ["shared/sft"]})[0].responses == pool.responses
+
+
+def test_a_damaged_manifest_with_a_circle_of_parents_ends(tmp_path):
+    stages = {a: {"parents": {"policy": {"stage": b}}} for a, b in (("x/sft", "x/rlvr"), ("x/rlvr", "x/sft"))}
+    (tmp_path / "manifest.json").write_text(json.dumps({"arms": {"x": list(stages)}, "stages": stages}))
+    found = drift(tmp_path, [make_cell(tmp_path / "eval", "x/rlvr", items=12)])
+    assert found["groups"][0]["stages"]["x/rlvr"]["parent"] is None
