@@ -1,7 +1,8 @@
 """MMMU-Pro: 1,730 questions with ten options, once with text and images, once as one picture of question and options.
 
 From upstream (lmms-eval's `mmmu_pro_standard` and `mmmu_pro_vision`): the data sets, the text, the images, and
-`eval_multi_choice`, the official comparison. The suite reports each and their mean. Different from upstream:
+`eval_multi_choice`, the official comparison. The suite reports each and their mean. `group_id` is the question,
+which both settings share. Different from upstream:
 
 - The prompt is the same for every backend; upstream has others for the model names `qwen3_vl` and `penguinvl`.
 - In `format` the hint asks for the option's letter, not for it "directly".
@@ -48,6 +49,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str], style: Style
     options = tasks.listed(doc["options"])
     item = {
         "item_id": str(doc["id"]),
+        "group_id": str(doc["id"]),
         "question": tasks.with_options(doc.get("question", IN_THE_IMAGE), options),
         "reference": str(doc["answer"]),
     }
