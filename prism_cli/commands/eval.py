@@ -132,6 +132,7 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         data=data,
     )
+    choice = choose(server, served_name, concurrency, len(gpu_names()))
     judging = _judge(chosen, judge, judge_model, judge_key_env, rules_only)
     runs = _runs(runs_dir, run, needed=not models)
     found = _models(models or [], runs, out, server, served_name, all_stages)
@@ -142,7 +143,6 @@ def evaluate(
         )
     view = choose_view(json_)
     try:
-        choice = choose(server, served_name, concurrency, len(gpu_names()))
         outcomes = _carry_out(ask, found, choice, jobs, view, rescore)
         _apply_judge(judging, rules_only, outcomes, view)
     finally:
