@@ -20,14 +20,17 @@ from filelock import FileLock, Timeout
 
 from benchmarks.suites import load_suite
 from integrations.common.jsonl import JsonlTail
-from integrations.contract import Machine
+from integrations.common.serving import SERVED_NAME
+from integrations.contract import Launch, Machine
 from integrations.errors import BadInput, Interrupted, PrismError, RunLocked, StageFailed
 from integrations.lmms_eval import adapter as harness
 from prism_cli.engines import environments, process
 from prism_cli.evaluation.cells import Ask, PlannedCell, plan_cells
 from prism_cli.evaluation.models import Model
-from prism_cli.evaluation.servers import Served, ServerChoice, choose, serving
+from prism_cli.evaluation.servers import Served, ServerChoice, choose, server_launch, serving
 from prism_cli.ui.view import View
+
+PROGRESS = "progress.jsonl"
 
 
 @dataclass(frozen=True)
@@ -155,17 +158,8 @@ class Evaluator:
     def _harness(
         self, served: Served | None, model: Model, missing: Sequence[PlannedCell], logs: Path, name: str
     ) -> None:
-        progress = logs / "progress.jsonl"
-        job = harness.write_job(
-            logs / "job.json",
-            server=None if served is None else served.job,
-            mode="rescore" if served is None else "evaluate",
-            cells=[{"folder": str(c.folder), "facts": dict(c.facts), "dataset": c.dataset} for c in missing],
-            images=model.store / "images",
-            progress=progress,
-            online=any(c.dataset is None for c in missing),
-        )
-        tail = JsonlTail(progress)
+        job = self._job(served, model, missing, logs)
+        tail = JsonlTail(logs / PROGRESS)
 
         def tick() -> None:
             for news in tail.poll():
@@ -174,6 +168,27 @@ class Evaluator:
                 served.check()
 
         run_logged(harness.launch(job), logs, "harness.log", tick, self.stop, harness.explain, name)
+
+    def _job(self, served: Served | None, model: Model, cells: Sequence[PlannedCell], logs: Path) -> Path:
+        """Write what the harness is asked to do; without a server it scores kept responses."""
+        return harness.write_job(
+            logs / "job.json",
+            server=None if served is None else served.job,
+            mode="rescore" if served is None else "evaluate",
+            cells=[{"folder": str(c.folder), "facts": dict(c.facts), "dataset": c.dataset} for c in cells],
+            images=model.store / "images",
+            progress=logs / PROGRESS,
+            online=any(c.dataset is None for c in cells),
+        )
+
+    def preview(self, model: Model, folder: Path) -> list[Launch]:
+        """The commands of server and harness, with the harness's job written into `folder`; starts nothing."""
+        planned = plan_cells(model, self.ask, self.server.facts)
+        assert model.folder is not None
+        ready, log = folder / "ready.json", folder / "requests.jsonl"
+        server = server_launch(self.server, model.folder, planned[0].facts["protocol"], self.machine, ready, log)
+        served = Served({"url": "http://127.0.0.1:PORT/v1", "model": SERVED_NAME}, threading.Event(), log)
+        return [server, harness.launch(self._job(served, model, planned, folder))]
 
 
 def _never_asked(cell: PlannedCell) -> Outcome:
@@ -197,7 +212,7 @@ def evaluator_of(settings: Any, machine: Machine, view: View, stop: threading.Ev
 
 
 def run_logged(
-    launch: Any,
+    launch: Launch,
     logs: Path,
     log_name: str,
     tick: Callable[[], None],

@@ -95,7 +95,7 @@ def serving(
     logs = logs / "server"
     logs.mkdir()
     ready, log = logs / "ready.json", logs / "server.log"
-    launch = _launch(choice, model.folder, protocol, machine, ready, logs / "requests.jsonl")
+    launch = server_launch(choice, model.folder, protocol, machine, ready, logs / "requests.jsonl")
     if choice.gpu is not None:
         launch = replace(launch, env={**launch.env, "CUDA_VISIBLE_DEVICES": str(choice.gpu)})
     environment = environments.ensure(launch.engine, lambda text: view.environment(launch.engine, text), stop)
@@ -121,9 +121,14 @@ def serving(
         thread.join()
 
 
-def _launch(
+def server_launch(
     choice: ServerChoice, folder: Path, protocol: Mapping[str, Any], machine: Machine, ready: Path, log: Path
 ) -> Launch:
+    """The command that serves a checkpoint, the protocol as the server's own default.
+
+    Raises:
+        BadInput: the folder holds no whole model, or the engine cannot run here.
+    """
     defaults = {key: protocol[key] for key in ("temperature", "top_p", "top_k", "max_new_tokens")}
     place: dict[str, Any] = {"port": choice.port, "name": choice.served_name or common.SERVED_NAME}
     if choice.engine == "vllm":

@@ -10,14 +10,19 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from integrations.contract import Launch, Machine, StageContext
+from integrations.lmms_eval import adapter as harness
+from prism_cli.evaluation.models import Model
+from prism_cli.evaluation.run import evaluator_of
 from prism_cli.pipeline.adapters import adapter_for
 from prism_cli.pipeline.plan import DATA, MODEL, Node, Plan
 from prism_cli.runs.store import RunStore
+from prism_cli.ui.view import QuietView
 
 _RENDERED = (".yaml", ".yml", ".json")
 
@@ -42,7 +47,7 @@ def preview(
 
 def _step(store: RunStore, node: Node, seed: int, machine: Machine, ready: bool) -> dict[str, Any]:
     if node.kind == "evaluate":
-        return _evaluation(store, node)
+        return _evaluation(store, node, seed, machine, ready)
     adapter = adapter_for(node.kind)
     done = store.stage(node.name).done() is not None
     step: dict[str, Any] = {
@@ -68,21 +73,33 @@ def _step(store: RunStore, node: Node, seed: int, machine: Machine, ready: bool)
     return step
 
 
-def _evaluation(store: RunStore, node: Node) -> dict[str, Any]:
-    """An evaluation's cells are known once the weights are; before, what will be asked of them."""
-    settings = node.settings
+def _evaluation(store: RunStore, node: Node, seed: int, machine: Machine, ready: bool) -> dict[str, Any]:
+    """What a policy will be asked, by which commands; while it is not trained its weights' hash is shown as zeros."""
+    settings, policy = node.settings, node.parents["policy"]
     items = f"{settings.limit or 'all'} items of {settings.pool}"
-    asked = f"suite {settings.suite}, {' and '.join(settings.protocols)}, {items}"
-    done = store.stage(node.parents["policy"]).done() is not None
-    return {
+    done = store.stage(policy).done()
+    step: dict[str, Any] = {
         "stage": node.name,
         "status": "to check" if done else "to run",
-        "engine": "lmms_eval",
+        "engine": harness.ENGINE,
         "parents": dict(node.parents),
+        "asked": f"suite {settings.suite}, {' and '.join(settings.protocols)}, {items}",
         "commands": [],
         "files": [],
-        "asked": asked,
     }
+    if not ready:
+        return step
+    folder = store.root / "plan" / node.name
+    folder.mkdir(parents=True)
+    stand_in = folder / "parent-policy"
+    os.symlink(store.stage(MODEL).model_dir, stand_in, target_is_directory=True)
+    weights = done["hash"] if done else "0" * 64
+    model = Model(policy, stand_in, weights, store.root / "eval", seed, store.root / DATA / "pools")
+    evaluator = evaluator_of(settings, machine, QuietView(), threading.Event())
+    real = {str(stand_in): str(store.stage(policy).model_dir)}
+    step["commands"] = [_shown(launch, real) for launch in evaluator.preview(model, folder)]
+    step["files"] = [(folder / "job.json").relative_to(store.root).as_posix()]
+    return step
 
 
 def _context(store: RunStore, node: Node, seed: int, machine: Machine) -> StageContext:
