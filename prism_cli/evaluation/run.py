@@ -67,9 +67,7 @@ class Evaluator:
             Interrupted: a stop was asked for; nothing is running any more.
             RunLocked: another evaluation works in one of the stores.
         """
-        with contextlib.ExitStack() as locks, ThreadPoolExecutor(self.jobs, thread_name_prefix="evaluation") as pool:
-            for store in dict.fromkeys(model.store for model in models):
-                locks.enter_context(locked(store))
+        with _all_locked(models), ThreadPoolExecutor(self.jobs, thread_name_prefix="evaluation") as pool:
             outcomes = [outcome for found in pool.map(self._attempt, models) for outcome in found]
         if self.stop.is_set():
             raise Interrupted("stopped", "run the same command again to go on from here")
@@ -82,10 +80,9 @@ class Evaluator:
             return []
         except PrismError as error:
             self.view.stage_finished(f"eval/{model.label}", "failed", 0.0, error.problem)
-            planned = plan_cells(model, self.ask, self.server.facts)
             return [
-                Outcome(cell, "unchanged" if cell.is_done() else "failed", error.problem if not cell.is_done() else "")
-                for cell in planned
+                Outcome(cell, "unchanged") if cell.is_done() else Outcome(cell, "failed", error.problem)
+                for cell in plan_cells(model, self.ask, self.server.facts)
             ]
 
     def rescore(self, models: Sequence[Model]) -> list[Outcome]:
@@ -96,9 +93,7 @@ class Evaluator:
             RunLocked: another evaluation works in one of the stores.
             BadInput: there is nothing to score anew.
         """
-        with contextlib.ExitStack() as locks:
-            for store in dict.fromkeys(model.store for model in models):
-                locks.enter_context(locked(store))
+        with _all_locked(models):
             environments.ensure(harness.ENGINE, lambda text: self.view.environment(harness.ENGINE, text), self.stop)
             return [outcome for model in models for outcome in self._rescore_model(model)]
 
@@ -130,7 +125,8 @@ class Evaluator:
             Interrupted: a stop was asked for.
         """
         name = f"eval/{model.label}"
-        planned, missing = plan_cells(model, self.ask, self.server.facts), self.missing(model)
+        planned = plan_cells(model, self.ask, self.server.facts)
+        missing = [cell for cell in planned if not cell.is_done()]
         if not missing:
             self.view.stage_finished(name, "unchanged", 0.0, "")
             return [Outcome(cell, "unchanged") for cell in planned]
@@ -246,6 +242,15 @@ def new_attempt(folder: Path) -> Path:
     attempt = folder / f"attempt-{max(numbers, default=0) + 1}"
     attempt.mkdir()
     return attempt
+
+
+@contextlib.contextmanager
+def _all_locked(models: Sequence[Model]) -> Iterator[None]:
+    """Hold every store that these models' cells go to."""
+    with contextlib.ExitStack() as locks:
+        for store in dict.fromkeys(model.store for model in models):
+            locks.enter_context(locked(store))
+        yield
 
 
 @contextlib.contextmanager
