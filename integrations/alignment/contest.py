@@ -8,17 +8,18 @@ with respect to each score, and the gradient is gathered in parts. Both ways giv
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from integrations.alignment import losses
 from integrations.alignment.discriminator import Discriminator
+from integrations.alignment.players import Player
 from integrations.alignment.prompts import Prompt
 from integrations.alignment.rollout import Generation
 from integrations.alignment.segments import ROLES, Segments, Splitter
-from integrations.errors import StageFailed
+from integrations.alignment.world import World
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,16 @@ class Scores:
         return found
 
 
+def join(shares: Sequence[Scores]) -> Scores:
+    """The scores of a whole step from every process's own."""
+    first = np.cumsum([0, *(share.teacher_2B.shape[1] for share in shares)])
+    return Scores(
+        np.concatenate([share.teacher_2B for share in shares], 1),
+        np.concatenate([share.student_2R for share in shares], 1),
+        np.concatenate([share.which_R + start for share, start in zip(shares, first, strict=False)]),
+    )
+
+
 def valid_segments(groups: Sequence[Sequence[Generation]], splitter: Splitter) -> list[list[Segments | None]]:
     """Segments of each response; None where it has not the three blocks or did not end."""
     return [[splitter.split(item.text) if item.finished else None for item in group] for group in groups]
@@ -108,34 +119,37 @@ class Objective:
 
     regulariser: float
     balance: float
-    gradient_clip: float
     micro_prompts: int
+    counts: tuple[int, int] = (0, 0)
+    """Demonstrations and valid responses of the whole step, over all processes; `learn` fills them in."""
 
 
 def learn(
-    discriminator: Discriminator, optimizer: torch.optim.Optimizer, batch: Batch, objective: Objective
+    discriminator: Discriminator, player: Player, batch: Batch, objective: Objective, step: int, world: World
 ) -> tuple[Scores, dict[str, float]]:
     """One optimizer step; the scores are those before it.
 
+    Args:
+        player: the discriminator's parameters and optimizer.
+        batch: this process's share of the step.
+        step: number of the step, from 0.
+
     Returns:
-        Scores, and `discriminator_loss`, `balance_loss`, `discriminator_gradient` (norm before clipping).
+        Scores of the share, and `discriminator_loss`, `balance_loss`, `discriminator_gradient` (norm before
+        clipping) of the whole step.
 
     Raises:
         StageFailed: the loss or the gradient is not finite.
     """
-    optimizer.zero_grad(set_to_none=True)
-    if not batch.students:
+    counts = int(world.sum(len(batch.prompts))), int(world.sum(len(batch.students)))
+    if not counts[1]:
         return judge(discriminator, batch, objective.micro_prompts), {}
+    player.begin(step)
+    objective = replace(objective, counts=counts)
     gradients = _fused if objective.micro_prompts >= len(batch.prompts) else _in_parts
-    values, loss, balance = gradients(discriminator, batch, objective)
-    parameters = [value for _, value in discriminator.named_parameters()]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, objective.gradient_clip))
-    if not np.isfinite(loss) or not np.isfinite(norm):
-        raise StageFailed(
-            f"the discriminator's loss is {loss} and its gradient {norm}",
-            "lower the discriminator's learning rate and start the stage anew",
-        )
-    optimizer.step()
+    values, loss, balance = gradients(discriminator, batch, objective, world)
+    loss, balance = world.sum(loss), world.sum(balance)
+    norm = player.finish(loss)
     metrics = {"discriminator_loss": loss, "balance_loss": balance, "discriminator_gradient": norm}
     return _scores(values, batch), metrics
 
@@ -143,21 +157,27 @@ def learn(
 def _pair_loss(values_2N: torch.Tensor, batch: Batch, objective: Objective) -> torch.Tensor:
     count = len(batch.prompts)
     which = torch.as_tensor(batch.which, device=values_2N.device)
-    return losses.discriminator_loss(values_2N[:, :count], values_2N[:, count:], which, objective.regulariser)
+    return losses.discriminator_loss(
+        values_2N[:, :count], values_2N[:, count:], which, objective.regulariser, objective.counts
+    )
 
 
-def _fused(discriminator: Discriminator, batch: Batch, objective: Objective) -> tuple[torch.Tensor, float, float]:
+def _fused(
+    discriminator: Discriminator, batch: Batch, objective: Objective, world: World
+) -> tuple[torch.Tensor, float, float]:
     """Scores and gradient from one forward pass."""
     discriminator.routing.reset()
     values = discriminator.score(*batch.branches)
     loss = _pair_loss(values, batch, objective)
-    assigned = discriminator.routing.assigned_LKE
+    assigned = world.total(discriminator.routing.assigned_LKE)
     balance = discriminator.balance(_tokens(assigned, discriminator), assigned)
     (loss + objective.balance * balance).backward()
     return values.detach(), float(loss.detach()), float(balance.detach())
 
 
-def _in_parts(discriminator: Discriminator, batch: Batch, objective: Objective) -> tuple[torch.Tensor, float, float]:
+def _in_parts(
+    discriminator: Discriminator, batch: Batch, objective: Objective, world: World
+) -> tuple[torch.Tensor, float, float]:
     """Scores first, then the gradient part by part from the loss's derivative with respect to the scores."""
     parts = [
         batch.part(start, start + objective.micro_prompts)
@@ -166,7 +186,7 @@ def _in_parts(discriminator: Discriminator, batch: Batch, objective: Objective) 
     discriminator.routing.reset()
     with torch.no_grad():
         pieces = [discriminator.score(*part.branches) for part in parts]
-    assigned = discriminator.routing.assigned_LKE
+    assigned = world.total(discriminator.routing.assigned_LKE)
     tokens = _tokens(assigned, discriminator)
     teachers = [piece[:, : len(part.prompts)] for piece, part in zip(pieces, parts, strict=True)]
     students = [piece[:, len(part.prompts) :] for piece, part in zip(pieces, parts, strict=True)]

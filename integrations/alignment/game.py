@@ -9,7 +9,7 @@ before the discriminator's step, so both players move at once. There is no KL te
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,17 @@ from integrations.alignment import advantages as adv
 from integrations.alignment import checkpoints, contest, heldout, losses
 from integrations.alignment.discriminator import Discriminator, load, read_description
 from integrations.alignment.job import Job
+from integrations.alignment.players import Player
 from integrations.alignment.policy import response_log_probs
 from integrations.alignment.prompts import Prompt
 from integrations.alignment.results import write_result
 from integrations.alignment.rollout import Generation
 from integrations.alignment.seeds import derive
 from integrations.alignment.segments import Segments
-from integrations.alignment.session import Reporter, Session, Stopwatch, open_session, optimizer, set_learning_rate
+from integrations.alignment.session import Reporter, Session, Stopwatch, open_session
 from integrations.common.files import hash_file, hash_folder
 from integrations.common.rows import Row
-from integrations.errors import BadInput, StageFailed
+from integrations.errors import BadInput
 
 DISCRIMINATOR_WEIGHT_DECAY = 0.01
 
@@ -75,10 +76,20 @@ class Game:
         settings = session.job.settings
         self.session, self.discriminator, self.reference = session, discriminator, reference
         self.policy = session.policy
-        self.policy_optimizer = optimizer(self.policy.parameters(), settings.learning_rate, settings.weight_decay)
-        parameters = [value for _, value in discriminator.named_parameters()]
-        self.discriminator_optimizer = optimizer(
-            parameters, settings.discriminator_learning_rate, DISCRIMINATOR_WEIGHT_DECAY
+        schedule = {"warmup_steps": settings.warmup_steps, "gradient_clip": settings.gradient_clip}
+        self.learner = Player(
+            "policy",
+            self.policy.named_parameters(),
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            **schedule,
+        )
+        self.judge = Player(
+            "discriminator",
+            discriminator.named_parameters(),
+            learning_rate=settings.discriminator_learning_rate,
+            weight_decay=DISCRIMINATOR_WEIGHT_DECAY,
+            **schedule,
         )
         self.margin = adv.RunningMargin()
         self.step, self.generated_tokens, self.policy_steps = 0, 0, 0
@@ -113,7 +124,7 @@ class Game:
     def _one_step(self) -> dict[str, float]:
         session, job, step = self.session, self.session.job, self.step
         settings, watch = job.settings, Stopwatch()
-        rows = session.pool.pick(step, settings.prompts_per_step, job.seed, "align")
+        rows = session.world.mine(session.pool.pick(step, settings.prompts_per_step, job.seed, "align"))
 
         def stream(row: Row, sample: int) -> int:
             return derive(job.seed, "align", step, row["id"], sample)
@@ -125,40 +136,41 @@ class Game:
         segments = contest.valid_segments(groups, session.splitter)
         prompts = [session.encoder.encode(row) for row in rows]
         batch = contest.pair_up(prompts, [session.pool.demonstrations[row["id"]] for row in rows], segments)
-        set_learning_rate(self.policy_optimizer, settings.learning_rate, step, settings.warmup_steps)
-        set_learning_rate(
-            self.discriminator_optimizer, settings.discriminator_learning_rate, step, settings.warmup_steps
-        )
-        objective = contest.Objective(
-            settings.score_regulariser, settings.balance, settings.gradient_clip, settings.micro_prompts
-        )
+        objective = contest.Objective(settings.score_regulariser, settings.balance, settings.micro_prompts)
         with watch.measure("discriminator"):
-            scores, learnt = contest.learn(self.discriminator, self.discriminator_optimizer, batch, objective)
-        earned, spread = self._advantages(scores, segments)
+            scores, learnt = contest.learn(self.discriminator, self.judge, batch, objective, step, session.world)
+        whole = contest.join(session.world.gather(scores))
+        earned, spread = self._advantages(scores, whole, segments)
         with watch.measure("policy"):
             moved = self._policy_step(prompts, groups, earned)
+        answers = [prompt.answer for prompt in prompts]
+        groups, segments, answers = map(flatten, zip(*session.world.gather((groups, segments, answers)), strict=True))
         tokens = sum(len(item.token_ids) for group in groups for item in group)
         self.step, self.generated_tokens = step + 1, self.generated_tokens + tokens
         return (
-            scores.metrics()
+            whole.metrics()
             | learnt
             | moved
             | spread
-            | response_metrics(groups, segments, prompts, scores)
+            | response_metrics(groups, segments, answers, whole)
             | {"tokens_per_second": tokens / watch.seconds["seconds_rollout"]}
             | watch.seconds
         )
 
     def _advantages(
-        self, scores: contest.Scores, segments: Sequence[Sequence[Segments | None]]
+        self, scores: contest.Scores, whole: contest.Scores, segments: Sequence[Sequence[Segments | None]]
     ) -> tuple[adv.Advantages, dict[str, float]]:
-        """Advantages of every response, and how many groups gave none."""
+        """Advantages of this process's responses, and how many groups of the whole step gave none.
+
+        Args:
+            scores, whole: of this process's responses, and of all.
+        """
         settings = self.session.job.settings
         valid_GN = np.array([[item is not None for item in group] for group in segments])
         scores_2GN: np.ndarray = np.zeros((2, *valid_GN.shape))
         scores_2GN[:, valid_GN] = scores.student_2R
-        if len(scores.which_R):
-            perception, reasoning = scores.margins_2R.mean(1)
+        if len(whole.which_R):
+            perception, reasoning = whole.margins_2R.mean(1)
             self.margin.update((float(perception), float(reasoning)))
         earned = adv.advantages(
             scores_2GN[0],
@@ -167,9 +179,10 @@ class Game:
             floors=self.margin.floors(settings.min_spread),
             penalty=settings.format_penalty,
         )
+        world = self.session.world
         counts = {
-            "groups_without_signal": earned.without_signal / 2,
-            "groups_all_invalid": float(earned.all_invalid),
+            "groups_without_signal": world.sum(earned.without_signal) / 2,
+            "groups_all_invalid": world.sum(earned.all_invalid),
         }
         return earned, counts
 
@@ -181,24 +194,19 @@ class Game:
         Raises:
             StageFailed: the loss or the gradient is not finite.
         """
-        if earned.empty and not self.session.job.settings.kl:
+        settings, world = self.session.job.settings, self.session.world
+        if all(world.gather(earned.empty)) and not settings.kl:
             return {"policy_skipped": 1.0}
-        settings = self.session.job.settings
-        self.policy_optimizer.zero_grad(set_to_none=True)
-        total_tokens = sum(len(item.token_ids) for group in groups for item in group)
+        self.learner.begin(self.step)
+        total_tokens = int(world.sum(sum(len(item.token_ids) for group in groups for item in group)))
         loss, entropy = 0.0, 0.0
         for start in range(0, len(prompts), settings.micro_prompts):
             part = slice(start, start + settings.micro_prompts)
             part_loss, part_entropy = self._part_loss(prompts[part], groups[part], earned, start, total_tokens)
             part_loss.backward()
             loss, entropy = loss + float(part_loss.detach()), entropy + part_entropy
-        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), settings.gradient_clip))
-        if not np.isfinite(loss) or not np.isfinite(norm):
-            raise StageFailed(
-                f"at step {self.step + 1} the policy's loss is {loss} and its gradient {norm}",
-                "lower the learning rate and start the stage anew",
-            )
-        self.policy_optimizer.step()
+        loss, entropy = world.sum(loss), world.sum(entropy)
+        norm = self.learner.finish(loss)
         self.policy_steps += 1
         return {"policy_loss": loss, "policy_gradient": norm, "entropy": entropy / total_tokens, "policy_skipped": 0.0}
 
@@ -255,8 +263,8 @@ class Game:
         return {
             "policy": dict(self.policy.named_parameters()),
             "discriminator": dict(self.discriminator.named_parameters()),
-            "policy_optimizer": self.policy_optimizer.state_dict(),
-            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
+            "policy_optimizer": self.learner.state(),
+            "discriminator_optimizer": self.judge.state(),
             "margin": self.margin.value,
             "generated_tokens": self.generated_tokens,
             "policy_steps": self.policy_steps,
@@ -270,23 +278,28 @@ class Game:
         for name, value in self.policy.named_parameters():
             value.copy_(state["policy"][name])
         self.discriminator.restore(state["discriminator"])
-        self.policy_optimizer.load_state_dict(state["policy_optimizer"])
-        self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        self.learner.restore(state["policy_optimizer"])
+        self.judge.restore(state["discriminator_optimizer"])
         self.margin = adv.RunningMargin(state["margin"])
         for name in ("generated_tokens", "policy_steps", "first_check", "last_check"):
             setattr(self, name, state[name])
 
 
+def flatten(shares: Iterable[Sequence[Any]]) -> list[Any]:
+    """Every process's items as one list."""
+    return [item for share in shares for item in share]
+
+
 def response_metrics(
     groups: Sequence[Sequence[Generation]],
     segments: Sequence[Sequence[Segments | None]],
-    prompts: Sequence[Prompt],
+    answers: Sequence[str],
     scores: contest.Scores,
 ) -> dict[str, float]:
     """Form, length and right answers of a step's responses, and whether reasoning scores put right above wrong."""
     flat = [item for group in groups for item in group]
     valid = [(index, item) for index, group in enumerate(segments) for item in group if item is not None]
-    right = np.array([item.answer == prompts[index].answer for index, item in valid], bool)
+    right = np.array([item.answer == answers[index] for index, item in valid], bool)
     found = {
         "valid": len(valid) / len(flat),
         "truncated": sum(not item.finished for item in flat) / len(flat),

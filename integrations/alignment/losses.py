@@ -22,16 +22,23 @@ def pair_margins(teacher_2B: torch.Tensor, student_2R: torch.Tensor, which_R: to
 
 
 def discriminator_loss(
-    teacher_2B: torch.Tensor, student_2R: torch.Tensor, which_R: torch.Tensor, regulariser: float
+    teacher_2B: torch.Tensor,
+    student_2R: torch.Tensor,
+    which_R: torch.Tensor,
+    regulariser: float,
+    counts: tuple[int, int],
 ) -> torch.Tensor:
-    """Bradley-Terry loss of both roles plus the mean squared score.
+    """Bradley-Terry loss of both roles plus the mean squared score, as this part's share of the whole step's.
 
     Each role's mean is taken over all valid pairs of the step, however they were batched, so every pair weighs the
     same. Scores are kept small by the regulariser alone: clamping them would cut the gradient where it is needed.
+
+    Args:
+        counts: demonstrations and responses in the whole step.
     """
     margins = pair_margins(teacher_2B, student_2R, which_R)
-    pairs = -F.logsigmoid(margins).mean(1).sum()
-    return pairs + regulariser * (teacher_2B.pow(2).mean() + student_2R.pow(2).mean())
+    pairs = -F.logsigmoid(margins).sum() / counts[1]
+    return pairs + regulariser * (teacher_2B.pow(2).sum() / counts[0] + student_2R.pow(2).sum() / counts[1]) / 2
 
 
 def balance_loss(

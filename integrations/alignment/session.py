@@ -1,17 +1,16 @@
-"""What both stages share: the models and data of a job, its progress file, its optimizers."""
+"""What both stages share: the models and data of a job, its progress file."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
 from integrations.alignment.job import Job
 from integrations.alignment.model import banned_tokens, load_policy, load_processor
@@ -19,6 +18,7 @@ from integrations.alignment.pool import TeacherPool, read_pool
 from integrations.alignment.prompts import Encoder
 from integrations.alignment.rollout import Rollouts
 from integrations.alignment.segments import Splitter
+from integrations.alignment.world import World
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Session:
     encoder: Encoder
     rollouts: Rollouts
     banned_V: torch.Tensor
+    world: World = field(default_factory=World)
 
 
 def open_session(job: Job) -> Session:
@@ -42,6 +43,7 @@ def open_session(job: Job) -> Session:
     """
     processor = load_processor(job.base_model)
     policy = load_policy(job.policy, job.device)
+    policy.model.visual.requires_grad_(not job.settings.precision.freeze_vision)
     splitter = Splitter(processor.tokenizer)
     pool = read_pool(job.data_dir / f"{job.settings.teacher}.jsonl", job.settings.held_out, splitter)
     for name in pool.dropped:
@@ -49,17 +51,6 @@ def open_session(job: Job) -> Session:
     encoder = Encoder(processor, job.data_dir)
     banned = banned_tokens(processor.tokenizer, policy.lm_head.out_features).to(job.device)
     return Session(job, policy, splitter, pool, encoder, Rollouts(policy, encoder), banned)
-
-
-def optimizer(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW; the second moment forgets faster than the default, as usual for short runs."""
-    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.95))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, warmup_steps: int) -> None:
-    """Linear rise over the first steps, then constant; a function of the step alone, so nothing is to be restored."""
-    for group in optimizer.param_groups:
-        group["lr"] = peak * min(1.0, (step + 1) / (warmup_steps + 1))
 
 
 class Reporter:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from integrations.alignment import checkpoints, contest, heldout
 from integrations.alignment.discriminator import Description, Discriminator, new_heads, upcycle
 from integrations.alignment.job import Job
 from integrations.alignment.model import load_policy
+from integrations.alignment.players import Player
 from integrations.alignment.results import write_result
 from integrations.alignment.seeds import derive
-from integrations.alignment.session import Reporter, Session, Stopwatch, open_session, optimizer, set_learning_rate
+from integrations.alignment.session import Reporter, Session, Stopwatch, open_session
 from integrations.common.files import hash_file, hash_folder
 from integrations.common.rows import Row
 
@@ -26,10 +25,7 @@ def run(job: Job) -> None:
     """Train a discriminator, resuming from the newest checkpoint where there is one."""
     session = open_session(job)
     discriminator = build(session)
-    settings = job.settings
-    parameters = [value for _, value in discriminator.named_parameters()]
-    optimiser = optimizer(parameters, settings.learning_rate, settings.weight_decay)
-    progress = Warmup(session, discriminator, optimiser)
+    progress = Warmup(session, discriminator)
     saved = checkpoints.newest(job.checkpoint_dir)
     if saved is not None:
         progress.restore(*saved)
@@ -67,8 +63,17 @@ def build(session: Session) -> Discriminator:
 class Warmup:
     """The loop and its state."""
 
-    def __init__(self, session: Session, discriminator: Discriminator, optimiser: torch.optim.Optimizer) -> None:
-        self.session, self.discriminator, self.optimiser = session, discriminator, optimiser
+    def __init__(self, session: Session, discriminator: Discriminator) -> None:
+        settings = session.job.settings
+        self.session, self.discriminator = session, discriminator
+        self.player = Player(
+            "discriminator",
+            discriminator.named_parameters(),
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            warmup_steps=settings.warmup_steps,
+            gradient_clip=settings.gradient_clip,
+        )
         self.step, self.generated_tokens = 0, 0
         self.best_loss, self.stale = float("inf"), 0
         self.last_check: dict[str, float] = {}
@@ -97,7 +102,7 @@ class Warmup:
     def _one_step(self) -> dict[str, float]:
         session, job, step = self.session, self.session.job, self.step
         settings, watch = job.settings, Stopwatch()
-        rows = session.pool.pick(step, settings.prompts_per_step, job.seed, "discriminator")
+        rows = session.world.mine(session.pool.pick(step, settings.prompts_per_step, job.seed, "discriminator"))
 
         def stream(row: Row, sample: int) -> int:
             return derive(job.seed, "discriminator", step, row["id"], sample)
@@ -107,12 +112,9 @@ class Warmup:
         segments = contest.valid_segments(groups, session.splitter)
         prompts = [session.encoder.encode(row) for row in rows]
         batch = contest.pair_up(prompts, [session.pool.demonstrations[row["id"]] for row in rows], segments)
-        set_learning_rate(self.optimiser, settings.learning_rate, step, settings.warmup_steps)
-        objective = contest.Objective(
-            settings.score_regulariser, settings.balance, settings.gradient_clip, settings.prompts_per_step
-        )
+        objective = contest.Objective(settings.score_regulariser, settings.balance, settings.prompts_per_step)
         with watch.measure("discriminator"):
-            scores, learnt = contest.learn(self.discriminator, self.optimiser, batch, objective)
+            scores, learnt = contest.learn(self.discriminator, self.player, batch, objective, step, session.world)
         tokens = sum(len(item.token_ids) for group in groups for item in group)
         self.step, self.generated_tokens = step + 1, self.generated_tokens + tokens
         responses = len(rows) * settings.samples
@@ -138,7 +140,7 @@ class Warmup:
     def state(self) -> dict[str, Any]:
         return {
             "discriminator": dict(self.discriminator.named_parameters()),
-            "optimizer": self.optimiser.state_dict(),
+            "optimizer": self.player.state(),
             "generated_tokens": self.generated_tokens,
             "best_loss": self.best_loss,
             "stale": self.stale,
@@ -148,6 +150,6 @@ class Warmup:
     def restore(self, step: int, state: dict[str, Any]) -> None:
         self.step = step
         self.discriminator.restore(state["discriminator"])
-        self.optimiser.load_state_dict(state["optimizer"])
+        self.player.restore(state["optimizer"])
         for name in ("generated_tokens", "best_loss", "stale", "last_check"):
             setattr(self, name, state[name])

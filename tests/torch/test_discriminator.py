@@ -23,8 +23,10 @@ from integrations.alignment.discriminator import (
     upcycle,
 )
 from integrations.alignment.model import banned_tokens
+from integrations.alignment.players import Player
 from integrations.alignment.prompts import Encoder, Prompt
 from integrations.alignment.segments import Segments, Splitter
+from integrations.alignment.world import World as Alone
 from integrations.common.rows import Row
 from integrations.errors import BadInput
 
@@ -145,7 +147,9 @@ def test_perception_does_not_see_the_reasoning_that_follows(policy: Any, encoder
     assert (own[1] - mixed[1]).abs().max() > 1e-2
 
 
-def plain_gradients(discriminator: Discriminator, batch: contest.Batch, objective: contest.Objective) -> Any:
+def plain_gradients(
+    discriminator: Discriminator, batch: contest.Batch, objective: contest.Objective, world: Alone
+) -> Any:
     """The loss with one forward pass per sequence, prompt repeated."""
     values = [discriminator.score([batch.prompts[p]], [0], [item]) for p, item in zip(*batch.branches[1:], strict=True)]
     count = len(batch.prompts)
@@ -169,7 +173,7 @@ def test_shared_fused_and_partial_gradients_equal_one_sequence_at_a_time(
     for method, micro in ((plain_gradients, 9), (contest._fused, 9), (contest._in_parts, 2), (contest._in_parts, 4)):
         for _, value in discriminator.named_parameters():
             value.grad = None
-        found = method(discriminator, batch, contest.Objective(1e-2, 0.0, 1.0, micro))
+        found = method(discriminator, batch, contest.Objective(1e-2, 0.0, micro, (5, len(which))), Alone())
         gradients = {n: p.grad.clone() for n, p in discriminator.named_parameters() if p.grad is not None}
         results.append((found[0], gradients))
     expected_scores, expected = results[0]
@@ -192,7 +196,7 @@ def test_the_balance_loss_does_not_depend_on_how_the_step_is_parted(
     for method, micro in ((contest._fused, 9), (contest._in_parts, 2)):
         for _, value in discriminator.named_parameters():
             value.grad = None
-        balance = method(discriminator, batch, contest.Objective(0.0, 5.0, 1.0, micro))[2]
+        balance = method(discriminator, batch, contest.Objective(0.0, 5.0, micro, (5, len(which))), Alone())[2]
         router = discriminator.backbone.model.language_model.layers[1].mlp.gate.weight.grad.clone()
         gradients.append((balance, router))
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
@@ -259,15 +263,21 @@ def test_teacher_against_teacher_stays_at_chance(policy: Any, encoder: Encoder, 
         return segments
 
     discriminator = build(policy, encoder)
-    optimizer = torch.optim.AdamW([p for _, p in discriminator.named_parameters()], lr=3e-3)
+    player = Player(
+        "discriminator",
+        discriminator.named_parameters(),
+        learning_rate=3e-3,
+        weight_decay=0.01,
+        warmup_steps=0,
+        gradient_clip=1.0,
+    )
     rows = world[1]
-    objective = contest.Objective(1e-3, 0.01, 1.0, 8)
+    objective = contest.Objective(1e-3, 0.01, 8)
     for step in range(25):
         some = [rows[(step * 8 + index) % 16] for index in range(8)]
         prompts, writers = [encoder.encode(row) for row in some], [write(row) for row in some]
-        contest.learn(
-            discriminator, optimizer, contest.pair_up(prompts, writers, [[write(r)] * 2 for r in some]), objective
-        )
+        batch = contest.pair_up(prompts, writers, [[write(r)] * 2 for r in some])
+        contest.learn(discriminator, player, batch, objective, step, Alone())
     fresh = rows[16:]
     count, wins = 0, 0.0
     for _ in range(125):

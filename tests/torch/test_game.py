@@ -83,7 +83,7 @@ def test_one_gradient_however_the_step_is_parted(policy: Any, encoder: Encoder, 
     gradients = []
     for micro in (4, 3, 1):
         game = new_game(policy, encoder, world, micro_prompts=micro, kl=kl, gradient_clip=1e9)
-        game.policy_optimizer.step = lambda: None  # type: ignore[method-assign]
+        game.learner.optimizer.step = lambda: None  # type: ignore[method-assign]
         if kl:
             with torch.no_grad():
                 game.policy.lm_head.weight.mul_(1.01)
@@ -158,9 +158,8 @@ def test_a_step_without_a_valid_response_leaves_the_discriminator_alone(
     prompts = [encoder.encode(row) for row in world[1][:3]]
     teachers = [game.session.pool.demonstrations.get(row["id"]) for row in world[1][:3]]
     batch = contest.pair_up(prompts, teachers, [[None, None]] * 3)
-    scores, learnt = contest.learn(
-        game.discriminator, game.discriminator_optimizer, batch, contest.Objective(1e-3, 0.01, 1.0, 8)
-    )
+    objective = contest.Objective(1e-3, 0.01, 8)
+    scores, learnt = contest.learn(game.discriminator, game.judge, batch, objective, 0, game.session.world)
     assert learnt == {}
     assert scores.metrics() == {}
     assert scores.teacher_2B.shape == (2, 3)

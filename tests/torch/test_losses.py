@@ -18,17 +18,19 @@ def test_every_valid_pair_weighs_the_same() -> None:
         pairs = [-torch.nn.functional.logsigmoid(teacher[role, p] - student[role, r]) for r, p in enumerate(which)]
         expected += sum(pairs) / 5
     expected += 0.1 * (teacher.pow(2).mean() + student.pow(2).mean())
-    torch.testing.assert_close(losses.discriminator_loss(teacher, student, which, 0.1), expected)
+    torch.testing.assert_close(losses.discriminator_loss(teacher, student, which, 0.1, (3, 5)), expected)
 
 
 def test_equal_scores_cost_log_two_per_role() -> None:
-    zero = losses.discriminator_loss(torch.zeros(2, 1), torch.zeros(2, 4), torch.zeros(4, dtype=torch.int64), 1e-3)
+    zero = losses.discriminator_loss(
+        torch.zeros(2, 1), torch.zeros(2, 4), torch.zeros(4, dtype=torch.int64), 1e-3, (1, 4)
+    )
     assert float(zero) == pytest.approx(2 * np.log(2))
 
 
 def test_large_scores_keep_their_gradient() -> None:
     student = torch.full((2, 1), 40.0, requires_grad=True)
-    losses.discriminator_loss(torch.zeros(2, 1), student, torch.zeros(1, dtype=torch.int64), 0.0).backward()
+    losses.discriminator_loss(torch.zeros(2, 1), student, torch.zeros(1, dtype=torch.int64), 0.0, (1, 1)).backward()
     assert (student.grad > 0.99).all()
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from integrations.alignment.adapter import AlignAdapter, DiscriminatorAdapter
 from integrations.alignment.names import DESCRIPTION, RESULT
-from integrations.alignment.settings import AlignSettings, DiscriminatorSettings
+from integrations.alignment.settings import AlignSettings, DiscriminatorSettings, PrecisionSettings, RolloutSettings
 from integrations.common import error_line
 from integrations.contract import Machine, StageAdapter, StageContext
 from integrations.errors import BadInput, StageFailed
@@ -118,22 +118,22 @@ def job_fields() -> set[str]:
 
 
 def settings_read_by_the_engine() -> set[str]:
-    """Every `settings.x` and `rollout.x` in the modules that run in the engine's environment."""
+    """Every `settings.x`, `rollout.x` and `precision.x` in the modules that run in the engine's environment."""
     found = set()
     for path in ENGINE.glob("*.py"):
-        if path.name in ("adapter.py", "settings.py", "check_model.py"):
+        if path.name in ("adapter.py", "check_model.py"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):
                 owner = ast.unparse(node.value).rsplit(".", 1)[-1]
-                if owner in ("settings", "rollout"):
+                if owner in ("settings", "rollout", "precision"):
                     found.add(node.attr)
     return found
 
 
 def test_the_engine_reads_every_setting_and_no_other() -> None:
-    names = {"temperature", "max_new_tokens", "batch_size"}
-    names |= DiscriminatorSettings.model_fields.keys() | AlignSettings.model_fields.keys()
+    kinds = (DiscriminatorSettings, AlignSettings, RolloutSettings, PrecisionSettings)
+    names = {name for kind in kinds for name in kind.model_fields}
     host_only = {"upcycle_from", "min_valid_share", "steps"}
     assert settings_read_by_the_engine() == names - host_only
 

@@ -26,7 +26,13 @@ INSIDE_AN_ENGINE = (
     "benchmarks/perf/",
     "benchmarks/suites/tasks/",
 )
-HOST_SIDE = tuple(f"integrations/alignment/{name}.py" for name in ("adapter", "names", "serving", "settings"))
+HOST_SIDE = (
+    *(f"integrations/alignment/{name}.py" for name in ("adapter", "names", "serving")),
+    *(
+        f"integrations/alignment/settings/{name}.py"
+        for name in ("__init__", "align", "discriminator", "kinds", "precision", "rollout")
+    ),
+)
 
 PREVIEWS = "benchmarks/report/pictures.py"
 """The one host module that opens images, with the Pillow that matplotlib brings."""
