@@ -9,33 +9,26 @@ On a machine without a GPU the plug-in `integrations.verl.cpu` takes the place o
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 import secrets
-import shlex
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from integrations.common.checkpoint import check_model_folder, publish, read_tensors
 from integrations.common.files import read_json, write_text
 from integrations.common.jsonl import JsonlTail
-from integrations.common.rows import Row, messages, read_rows
 from integrations.contract import Launch, Progress, StageContext, StageResult
 from integrations.errors import BadInput, StageFailed
+from integrations.verl.configuration import CHECKPOINTS_KEPT, configuration, fork_socket, ray_folder, to_yaml
+from integrations.verl.prompts import PROMPTS, rows_of, write_prompts
 from integrations.verl.settings import RlvrSettings
 
 METRICS = "metrics.jsonl"
-PROMPTS = "prompts.parquet"
 TRACKER = "latest_checkpointed_iteration.txt"
-CHECKPOINTS_KEPT = 2
-CPU_ROWS = 64
-"""Most responses generated in one batch on a CPU; larger ones are slower for each response."""
 SAME_POLICY = 1e-4
 """On a CPU rollout and training compute in fp32: a larger mean difference of log-probabilities means other weights."""
 
@@ -108,7 +101,7 @@ class RlvrAdapter:
         settings: RlvrSettings = ctx.settings
         check_model_folder(ctx.policy)
         prompts = 0
-        for pool, row in _rows(ctx):
+        for pool, row in rows_of(ctx):
             prompts += 1
             where = f"{ctx.data_dir / pool}.jsonl, row `{row['id']}`"
             if not str(row["answer"] or "").strip():
@@ -136,13 +129,13 @@ class RlvrAdapter:
         total = self.total_steps(ctx)
         _remove_scratch(ctx)
         reached = _settle_checkpoints(ctx.checkpoint_dir, total)
-        longest = _write_prompts(ctx)
-        write_text(ctx.attempt_dir / "rlvr.yaml", _to_yaml(_configuration(ctx, total, longest)))
+        longest = write_prompts(ctx)
+        write_text(ctx.attempt_dir / "rlvr.yaml", to_yaml(configuration(ctx, total, longest)))
         if reached == total:
             return []
         program = ["verl.trainer.main_ppo"]
         if ctx.machine.gpus == 0:
-            program = ["integrations.verl.cpu.launch", str(_fork_socket(ctx)), _model_type(ctx.policy)]
+            program = ["integrations.verl.cpu.launch", str(fork_socket(ctx)), _model_type(ctx.policy)]
         argv = ["python", "-m", *program, "--config-dir", str(ctx.attempt_dir), "--config-name", "rlvr"]
         return [Launch(engine=self.engine, argv=argv, env=_environment(ctx), what="reinforcement learning")]
 
@@ -254,251 +247,6 @@ def _settle_checkpoints(folder: Path, total: int) -> int:
     return reached
 
 
-def _rows(ctx: StageContext) -> Iterator[tuple[str, Row]]:
-    settings: RlvrSettings = ctx.settings
-    for pool in settings.data:
-        for row in read_rows(ctx.data_dir / f"{pool}.jsonl"):
-            yield pool, row
-
-
-def _write_prompts(ctx: StageContext) -> int:
-    """The pools as the parquet file verl reads. Returns an upper bound of the longest prompt, in tokens."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    smallest, largest, token_side = _image_limits(ctx)
-    records = []
-    longest = 0
-    for index, (_, row) in enumerate(_rows(ctx)):
-        images = [
-            {"bytes": (ctx.data_dir / image).read_bytes(), "min_pixels": smallest, "max_pixels": largest}
-            for image in row["images"]
-        ]
-        records.append(
-            {
-                "data_source": str(row.get("source") or "prism"),
-                "prompt": messages(row),
-                "images": images,
-                "reward_model": {"style": "rule", "ground_truth": str(row["answer"])},
-                "extra_info": {"index": index, "id": str(row["id"])},
-            }
-        )
-        text = len(row["prompt"].encode()) + len((row.get("system") or "").encode())
-        longest = max(longest, text + len(images) * (largest // token_side**2 + 2) + 64)
-    image = pa.struct([("bytes", pa.binary()), ("min_pixels", pa.int64()), ("max_pixels", pa.int64())])
-    turn = pa.struct([("role", pa.string()), ("content", pa.string())])
-    schema = pa.schema(
-        [
-            ("data_source", pa.string()),
-            ("prompt", pa.list_(turn)),
-            ("images", pa.list_(image)),
-            ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
-            ("extra_info", pa.struct([("index", pa.int64()), ("id", pa.string())])),
-        ]
-    )
-    pq.write_table(pa.Table.from_pylist(records, schema), ctx.attempt_dir / PROMPTS)
-    return longest
-
-
-def _image_limits(ctx: StageContext) -> tuple[int, int, int]:
-    """Fewest and most pixels of an image, and the side in pixels of one visual token, as the policy's processor has it.
-
-    verl resizes images before the processor does, with limits of its own unless the row says otherwise.
-    """
-    settings: RlvrSettings = ctx.settings
-    image: dict[str, Any] = {}
-    for name, key in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
-        path = ctx.policy / name
-        if path.is_file():
-            value = json.loads(path.read_text(encoding="utf-8"))
-            image = value if key is None else value.get(key, {})
-            break
-    size = image.get("size") or {}
-    side = int(image.get("patch_size", 16)) * int(image.get("merge_size", 2))
-    smallest = int(size.get("shortest_edge") or image.get("min_pixels") or side**2)
-    largest = int(size.get("longest_edge") or image.get("max_pixels") or settings.max_image_pixels)
-    return smallest, max(smallest, min(largest, settings.max_image_pixels)), side
-
-
-def _configuration(ctx: StageContext, total: int, longest: int) -> dict[str, Any]:
-    """What differs from verl's `ppo_trainer` configuration. Raises nothing; verl checks it again."""
-    settings: RlvrSettings = ctx.settings
-    prompts = str(ctx.attempt_dir / PROMPTS)
-    micro_batch = min(settings.micro_batch_size, settings.prompts_per_step * settings.group_size)
-    on_cpu = ctx.machine.gpus == 0
-    return {
-        "defaults": ["ppo_trainer", "_self_", {"override hydra/job_logging": "stdout"}],
-        "hydra": {"run": {"dir": str(ctx.attempt_dir)}, "output_subdir": None},
-        "algorithm": {
-            "adv_estimator": settings.algorithm,
-            "use_kl_in_reward": False,
-            # On a CPU rollout and training compute in fp32 and agree: no need to compute log-probabilities twice.
-            "rollout_correction": {"bypass_mode": on_cpu},
-        },
-        "data": {
-            "train_files": prompts,
-            "val_files": prompts,
-            "val_max_samples": 1,
-            "train_batch_size": settings.prompts_per_step,
-            "max_prompt_length": settings.max_prompt_length,
-            "max_response_length": settings.max_response_length,
-            "filter_overlong_prompts": longest > settings.max_prompt_length,
-            "image_patch_size": None,
-            "dataloader_num_workers": 0,
-            "seed": ctx.seed,
-            "shuffle": True,
-        },
-        "actor_rollout_ref": {
-            "model": _model(ctx, settings),
-            "actor": _actor(settings, micro_batch, ctx.seed, on_cpu),
-            "ref": {
-                "log_prob_micro_batch_size_per_gpu": micro_batch,
-                "strategy": "fsdp2",
-                "use_torch_compile": not on_cpu,
-                "fsdp_config": _fsdp(on_cpu, ctx.seed),
-            },
-            "rollout": _rollout(ctx, settings, micro_batch),
-        },
-        "reward": {
-            "num_workers": 1,
-            "custom_reward_function": {
-                "path": "pkg://integrations.verl.reward",
-                "name": "compute_score",
-                "reward_kwargs": {
-                    "accuracy_weight": settings.accuracy_weight,
-                    "format_weight": settings.format_weight,
-                },
-            },
-        },
-        "transfer_queue": {"backend": {"SimpleStorage": {"num_data_storage_units": 1}}},
-        "trainer": {
-            "device": "cpu" if on_cpu else "cuda",
-            "n_gpus_per_node": max(1, ctx.machine.gpus),
-            "nnodes": 1,
-            "logger": ["console", "file"],
-            "project_name": "prism",
-            "experiment_name": ctx.name,
-            "default_local_dir": str(ctx.checkpoint_dir),
-            "resume_mode": "auto",
-            "save_freq": settings.checkpoint_every,
-            "max_actor_ckpt_to_keep": CHECKPOINTS_KEPT,
-            "val_before_train": False,
-            "test_freq": -1,
-            "total_training_steps": total,
-            "total_epochs": total + 1,
-            "v1": {
-                "sampler": {
-                    "custom_sampler": {"path": "pkg://integrations.verl.sampler", "name": "Sampler"},
-                    "sampler_kwargs": {
-                        "poll_interval": 0.03 if on_cpu else 0.2,
-                        "group_size": settings.group_size,
-                        "last_step": total,
-                    },
-                }
-            },
-        },
-        "ray_kwargs": {"ray_init": _ray(ctx, on_cpu)},
-    }
-
-
-def _model(ctx: StageContext, settings: RlvrSettings) -> dict[str, Any]:
-    model: dict[str, Any] = {
-        "path": str(ctx.policy),
-        "enable_gradient_checkpointing": settings.gradient_checkpointing,
-        "use_remove_padding": False,  # needs flash attention, which the environment does not have
-        "override_config": {"attn_implementation": "sdpa"},
-    }
-    if ctx.machine.gpus == 0:
-        model["external_lib"] = "integrations.verl.cpu.rollout"
-    return model
-
-
-def _actor(settings: RlvrSettings, micro_batch: int, seed: int, on_cpu: bool) -> dict[str, Any]:
-    return {
-        "strategy": "fsdp2",
-        "ppo_mini_batch_size": settings.prompts_per_step,
-        "ppo_micro_batch_size_per_gpu": micro_batch,
-        "ppo_epochs": 1,
-        "clip_ratio": settings.clip_low,
-        "clip_ratio_low": settings.clip_low,
-        "clip_ratio_high": settings.clip_high,
-        "loss_agg_mode": "token-mean",
-        "entropy_coeff": 0,
-        "calculate_entropy": on_cpu,
-        "use_kl_loss": settings.kl_coefficient > 0,
-        "kl_loss_coef": settings.kl_coefficient,
-        "grad_clip": settings.max_grad_norm,
-        "data_loader_seed": seed,
-        "use_torch_compile": not on_cpu,
-        "fsdp_config": _fsdp(on_cpu, seed),
-        "optim": {
-            "lr": settings.learning_rate,
-            "lr_warmup_steps": settings.warmup_steps,
-            "lr_scheduler_type": "constant",
-            "weight_decay": settings.weight_decay,
-            "betas": [0.9, settings.adam_beta2],
-            "clip_grad": settings.max_grad_norm,
-        },
-        "checkpoint": {
-            "save_contents": ["model", "optimizer", "extra", "hf_model"],
-            "load_contents": ["model", "optimizer", "extra"],
-        },
-    }
-
-
-def _fsdp(on_cpu: bool, seed: int) -> dict[str, Any]:
-    fsdp: dict[str, Any] = {"model_dtype": "fp32", "seed": seed, "use_torch_compile": not on_cpu}
-    if on_cpu:
-        fsdp["mixed_precision"] = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
-        fsdp["reshard_after_forward"] = False  # there is one process: nothing is saved by gathering weights twice
-    return fsdp
-
-
-def _rollout(ctx: StageContext, settings: RlvrSettings, micro_batch: int) -> dict[str, Any]:
-    rollout: dict[str, Any] = {
-        "name": "vllm",
-        "n": settings.group_size,
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-        "seed": ctx.seed,
-        "calculate_log_probs": True,
-        "tensor_model_parallel_size": 1,
-        "gpu_memory_utilization": settings.gpu_memory_share,
-        "log_prob_micro_batch_size_per_gpu": micro_batch,
-        "agent": {"num_workers": max(1, ctx.machine.gpus)},
-    }
-    if ctx.machine.gpus == 0:
-        responses = settings.prompts_per_step * settings.group_size
-        rollout |= {
-            "name": "transformers_cpu",
-            "agent": {"num_workers": 2},
-            "free_cache_engine": False,
-            "dtype": "float32",
-            "custom": {"batch_size": responses, "rows": CPU_ROWS, "threads": ctx.machine.threads},
-        }
-    return rollout
-
-
-def _ray(ctx: StageContext, on_cpu: bool) -> dict[str, Any]:
-    """A cluster of its own for this attempt. Its processors are logical: they let verl's actors start, no more."""
-    ray: dict[str, Any] = {"address": "local", "include_dashboard": False, "_temp_dir": str(_ray_folder(ctx))}
-    if on_cpu:
-        worker = shlex.join(
-            ["python", "-I", "-S", str(Path(__file__).parent / "cpu" / "worker.py"), str(_fork_socket(ctx))]
-        )
-        ray |= {
-            "num_cpus": 16,
-            "num_gpus": 1,
-            "object_store_memory": 256 * 2**20,
-            "runtime_env": {"py_executable": worker},
-        }
-    return ray
-
-
-def _fork_socket(ctx: StageContext) -> Path:
-    return _ray_folder(ctx) / "fork.sock"
-
-
 def _model_type(policy: Path) -> str:
     return str((read_json(policy / "config.json") or {}).get("model_type", ""))
 
@@ -530,17 +278,10 @@ def _environment(ctx: StageContext) -> dict[str, str]:
     return env
 
 
-def _ray_folder(ctx: StageContext, attempt: Path | None = None) -> Path:
-    """Where Ray keeps its sockets: their paths may not exceed 107 characters, so it cannot be in the run."""
-    digest = hashlib.sha256(str(attempt or ctx.attempt_dir).encode()).hexdigest()[:12]
-    base = tempfile.gettempdir()
-    return Path(base if len(base) <= 24 else "/tmp") / f"prism-{digest}"
-
-
 def _remove_scratch(ctx: StageContext) -> None:
     """What finished or killed attempts of this stage left: Ray's folder, prompts with their images, converted data."""
     for attempt in _attempts(ctx.stage_dir):
-        shutil.rmtree(_ray_folder(ctx, attempt), ignore_errors=True)
+        shutil.rmtree(ray_folder(ctx, attempt), ignore_errors=True)
         shutil.rmtree(attempt / "datasets", ignore_errors=True)
         (attempt / PROMPTS).unlink(missing_ok=True)
         (attempt / "ray_token").unlink(missing_ok=True)
@@ -548,20 +289,6 @@ def _remove_scratch(ctx: StageContext) -> None:
 
 def _attempts(stage_dir: Path) -> list[Path]:
     return sorted(stage_dir.glob("attempt-*"), key=lambda path: int(path.name.removeprefix("attempt-")))
-
-
-def _to_yaml(value: Mapping[str, Any]) -> str:
-    """YAML in which no text of ours is taken for an interpolation."""
-    import yaml
-
-    def escape(item: Any) -> Any:
-        if isinstance(item, Mapping):
-            return {key: escape(inner) for key, inner in item.items()}
-        if isinstance(item, list):
-            return [escape(inner) for inner in item]
-        return item.replace("${", "\\${") if isinstance(item, str) else item
-
-    return str(yaml.safe_dump(escape(value), sort_keys=False, width=2**20))
 
 
 def _judge(steps: Mapping[int, Mapping[str, Any]], settings: RlvrSettings, on_cpu: bool) -> list[str]:
@@ -595,7 +322,7 @@ def _judge(steps: Mapping[int, Mapping[str, Any]], settings: RlvrSettings, on_cp
 
 def _prompts_given_and_kept(ctx: StageContext) -> tuple[int, int]:
     """Prompts in the pools, and those verl kept (it prints the count when it filters by length)."""
-    given = sum(1 for _ in _rows(ctx))
+    given = sum(1 for _ in rows_of(ctx))
     for attempt in reversed(_attempts(ctx.stage_dir)):
         log = attempt / "engine.log"
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""

@@ -18,7 +18,8 @@ from integrations.common.checkpoint import publish, read_tensors
 from integrations.common.files import hash_folder
 from integrations.contract import Progress, StageContext, StageResult
 from integrations.errors import StageFailed
-from integrations.verl.adapter import METRICS, RlvrAdapter, _ray_folder, read_metrics
+from integrations.verl.adapter import METRICS, RlvrAdapter, read_metrics
+from integrations.verl.configuration import ray_folder
 from integrations.verl.settings import RlvrSettings
 from prism_cli.engines.environments import Environment
 
@@ -184,7 +185,7 @@ def test_responses_come_from_the_weights_that_are_trained(resumed: Resumed) -> N
 
 def test_nothing_is_left_outside_the_stage(resumed: Resumed) -> None:
     for ctx in (resumed.first, resumed.ctx):
-        assert not _ray_folder(ctx).exists()
+        assert not ray_folder(ctx).exists()
         assert {path.name for path in ctx.attempt_dir.iterdir()} <= {"rlvr.yaml", METRICS, "engine.log", "import"}
 
 

@@ -1,0 +1,218 @@
+"""The recipe's settings as what differs from verl's own `ppo_trainer` configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from integrations.contract import StageContext
+from integrations.verl.prompts import PROMPTS
+from integrations.verl.settings import RlvrSettings
+
+CHECKPOINTS_KEPT = 2
+CPU_ROWS = 64
+"""Most responses generated in one batch on a CPU; larger ones are slower for each response."""
+
+
+def configuration(ctx: StageContext, total: int, longest: int) -> dict[str, Any]:
+    """What differs from verl's `ppo_trainer` configuration. Raises nothing; verl checks it again."""
+    settings: RlvrSettings = ctx.settings
+    prompts = str(ctx.attempt_dir / PROMPTS)
+    micro_batch = min(settings.micro_batch_size, settings.prompts_per_step * settings.group_size)
+    on_cpu = ctx.machine.gpus == 0
+    return {
+        "defaults": ["ppo_trainer", "_self_", {"override hydra/job_logging": "stdout"}],
+        "hydra": {"run": {"dir": str(ctx.attempt_dir)}, "output_subdir": None},
+        "algorithm": {
+            "adv_estimator": settings.algorithm,
+            "use_kl_in_reward": False,
+            # On a CPU rollout and training compute in fp32 and agree: no need to compute log-probabilities twice.
+            "rollout_correction": {"bypass_mode": on_cpu},
+        },
+        "data": {
+            "train_files": prompts,
+            "val_files": prompts,
+            "val_max_samples": 1,
+            "train_batch_size": settings.prompts_per_step,
+            "max_prompt_length": settings.max_prompt_length,
+            "max_response_length": settings.max_response_length,
+            "filter_overlong_prompts": longest > settings.max_prompt_length,
+            "image_patch_size": None,
+            "dataloader_num_workers": 0,
+            "seed": ctx.seed,
+            "shuffle": True,
+        },
+        "actor_rollout_ref": {
+            "model": _model(ctx, settings),
+            "actor": _actor(settings, micro_batch, ctx.seed, on_cpu),
+            "ref": {
+                "log_prob_micro_batch_size_per_gpu": micro_batch,
+                "strategy": "fsdp2",
+                "use_torch_compile": not on_cpu,
+                "fsdp_config": _fsdp(on_cpu, ctx.seed),
+            },
+            "rollout": _rollout(ctx, settings, micro_batch),
+        },
+        "reward": {
+            "num_workers": 1,
+            "custom_reward_function": {
+                "path": "pkg://integrations.verl.reward",
+                "name": "compute_score",
+                "reward_kwargs": {
+                    "accuracy_weight": settings.accuracy_weight,
+                    "format_weight": settings.format_weight,
+                },
+            },
+        },
+        "transfer_queue": {"backend": {"SimpleStorage": {"num_data_storage_units": 1}}},
+        "trainer": {
+            "device": "cpu" if on_cpu else "cuda",
+            "n_gpus_per_node": max(1, ctx.machine.gpus),
+            "nnodes": 1,
+            "logger": ["console", "file"],
+            "project_name": "prism",
+            "experiment_name": ctx.name,
+            "default_local_dir": str(ctx.checkpoint_dir),
+            "resume_mode": "auto",
+            "save_freq": settings.checkpoint_every,
+            "max_actor_ckpt_to_keep": CHECKPOINTS_KEPT,
+            "val_before_train": False,
+            "test_freq": -1,
+            "total_training_steps": total,
+            "total_epochs": total + 1,
+            "v1": {
+                "sampler": {
+                    "custom_sampler": {"path": "pkg://integrations.verl.sampler", "name": "Sampler"},
+                    "sampler_kwargs": {
+                        "poll_interval": 0.03 if on_cpu else 0.2,
+                        "group_size": settings.group_size,
+                        "last_step": total,
+                    },
+                }
+            },
+        },
+        "ray_kwargs": {"ray_init": _ray(ctx, on_cpu)},
+    }
+
+
+def _model(ctx: StageContext, settings: RlvrSettings) -> dict[str, Any]:
+    model: dict[str, Any] = {
+        "path": str(ctx.policy),
+        "enable_gradient_checkpointing": settings.gradient_checkpointing,
+        "use_remove_padding": False,  # needs flash attention, which the environment does not have
+        "override_config": {"attn_implementation": "sdpa"},
+    }
+    if ctx.machine.gpus == 0:
+        model["external_lib"] = "integrations.verl.cpu.rollout"
+    return model
+
+
+def _actor(settings: RlvrSettings, micro_batch: int, seed: int, on_cpu: bool) -> dict[str, Any]:
+    return {
+        "strategy": "fsdp2",
+        "ppo_mini_batch_size": settings.prompts_per_step,
+        "ppo_micro_batch_size_per_gpu": micro_batch,
+        "ppo_epochs": 1,
+        "clip_ratio": settings.clip_low,
+        "clip_ratio_low": settings.clip_low,
+        "clip_ratio_high": settings.clip_high,
+        "loss_agg_mode": "token-mean",
+        "entropy_coeff": 0,
+        "calculate_entropy": on_cpu,
+        "use_kl_loss": settings.kl_coefficient > 0,
+        "kl_loss_coef": settings.kl_coefficient,
+        "grad_clip": settings.max_grad_norm,
+        "data_loader_seed": seed,
+        "use_torch_compile": not on_cpu,
+        "fsdp_config": _fsdp(on_cpu, seed),
+        "optim": {
+            "lr": settings.learning_rate,
+            "lr_warmup_steps": settings.warmup_steps,
+            "lr_scheduler_type": "constant",
+            "weight_decay": settings.weight_decay,
+            "betas": [0.9, settings.adam_beta2],
+            "clip_grad": settings.max_grad_norm,
+        },
+        "checkpoint": {
+            "save_contents": ["model", "optimizer", "extra", "hf_model"],
+            "load_contents": ["model", "optimizer", "extra"],
+        },
+    }
+
+
+def _fsdp(on_cpu: bool, seed: int) -> dict[str, Any]:
+    fsdp: dict[str, Any] = {"model_dtype": "fp32", "seed": seed, "use_torch_compile": not on_cpu}
+    if on_cpu:
+        fsdp["mixed_precision"] = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+        fsdp["reshard_after_forward"] = False  # there is one process: nothing is saved by gathering weights twice
+    return fsdp
+
+
+def _rollout(ctx: StageContext, settings: RlvrSettings, micro_batch: int) -> dict[str, Any]:
+    rollout: dict[str, Any] = {
+        "name": "vllm",
+        "n": settings.group_size,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "seed": ctx.seed,
+        "calculate_log_probs": True,
+        "tensor_model_parallel_size": 1,
+        "gpu_memory_utilization": settings.gpu_memory_share,
+        "log_prob_micro_batch_size_per_gpu": micro_batch,
+        "agent": {"num_workers": max(1, ctx.machine.gpus)},
+    }
+    if ctx.machine.gpus == 0:
+        responses = settings.prompts_per_step * settings.group_size
+        rollout |= {
+            "name": "transformers_cpu",
+            "agent": {"num_workers": 2},
+            "free_cache_engine": False,
+            "dtype": "float32",
+            "custom": {"batch_size": responses, "rows": CPU_ROWS, "threads": ctx.machine.threads},
+        }
+    return rollout
+
+
+def _ray(ctx: StageContext, on_cpu: bool) -> dict[str, Any]:
+    """A cluster of its own for this attempt. Its processors are logical: they let verl's actors start, no more."""
+    ray: dict[str, Any] = {"address": "local", "include_dashboard": False, "_temp_dir": str(ray_folder(ctx))}
+    if on_cpu:
+        worker = shlex.join(
+            ["python", "-I", "-S", str(Path(__file__).parent / "cpu" / "worker.py"), str(fork_socket(ctx))]
+        )
+        ray |= {
+            "num_cpus": 16,
+            "num_gpus": 1,
+            "object_store_memory": 256 * 2**20,
+            "runtime_env": {"py_executable": worker},
+        }
+    return ray
+
+
+def fork_socket(ctx: StageContext) -> Path:
+    return ray_folder(ctx) / "fork.sock"
+
+
+def ray_folder(ctx: StageContext, attempt: Path | None = None) -> Path:
+    """Where Ray keeps its sockets: their paths may not exceed 107 characters, so it cannot be in the run."""
+    digest = hashlib.sha256(str(attempt or ctx.attempt_dir).encode()).hexdigest()[:12]
+    base = tempfile.gettempdir()
+    return Path(base if len(base) <= 24 else "/tmp") / f"prism-{digest}"
+
+
+def to_yaml(value: Mapping[str, Any]) -> str:
+    """YAML in which no text of ours is taken for an interpolation."""
+    import yaml
+
+    def escape(item: Any) -> Any:
+        if isinstance(item, Mapping):
+            return {key: escape(inner) for key, inner in item.items()}
+        if isinstance(item, list):
+            return [escape(inner) for inner in item]
+        return item.replace("${", "\\${") if isinstance(item, str) else item
+
+    return str(yaml.safe_dump(escape(value), sort_keys=False, width=2**20))
