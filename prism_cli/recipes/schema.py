@@ -185,6 +185,9 @@ class Recipe(Settings):
         if not changes:
             return settings
         data = settings.model_dump()
+        if "mode" in changes:  # the mode's own defaults hold for what the recipe does not give
+            given = settings.model_fields_set
+            data = {name: value for name, value in data.items() if name in given or isinstance(value, dict)}
         for path, value in changes.items():
             _put(data, path.split("."), value)
         return type(settings).model_validate(data)
@@ -247,6 +250,19 @@ class Recipe(Settings):
                 self.stage_of(arm, stage)
             except ValueError as error:
                 raise ValueError(_inside(f"arms.{arm}.set.{stage}", error)) from error
+
+    @model_validator(mode="after")
+    def _modes_written_out(self) -> Self:
+        """Give an arm that changes a stage's mode all that this changes: written out in full, where every field of the
+        stage is given, the recipe still means the same."""
+        for name, arm in self.arms.items():
+            for path in [path for path in arm.set if path.partition(".")[2] == "mode"]:
+                stage = _stage(path)
+                plain = self.stages[stage].model_dump()
+                for field, value in self.stage_of(name, stage).model_dump().items():
+                    if value != plain[field] and not isinstance(value, dict):
+                        arm.set.setdefault(f"{stage}.{field}", value)
+        return self
 
     @model_validator(mode="after")
     def _pools_exist(self) -> Self:
