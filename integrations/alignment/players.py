@@ -34,6 +34,8 @@ class Player:
     ) -> None:
         self.what, self.learning_rate, self.warmup_steps = what, learning_rate, warmup_steps
         self.gradient_clip = gradient_clip
+        self.scale = 1.0
+        """Multiplies the rate; whoever controls the game sets it before each step, and restores it."""
         self.parameters = {name: value for name, value in parameters if value.requires_grad}
         # The second moment forgets faster than AdamW's default, as usual for short runs.
         self.optimizer = torch.optim.AdamW(
@@ -41,9 +43,9 @@ class Player:
         )
 
     def begin(self, step: int) -> None:
-        """Forget the gradient; set the rate, a function of the step alone, so that nothing of it is to be restored."""
+        """Forget the gradient; set the rate, a function of the step and `scale`, so that nothing of it is to be restored."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * min(1.0, (step + 1) / (self.warmup_steps + 1))
+            group["lr"] = self.scale * self.learning_rate * min(1.0, (step + 1) / (self.warmup_steps + 1))
         self.optimizer.zero_grad(set_to_none=True)
 
     def finish(self, loss: float) -> float:
