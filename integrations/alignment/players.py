@@ -43,7 +43,7 @@ class Player:
         )
 
     def begin(self, step: int) -> None:
-        """Forget the gradient; set the rate, a function of the step and `scale`, so that nothing of it is to be restored."""
+        """Forget the gradient and set the rate, a function of the step and `scale`, so that it need not be restored."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.scale * self.learning_rate * min(1.0, (step + 1) / (self.warmup_steps + 1))
         self.optimizer.zero_grad(set_to_none=True)
