@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from integrations.common import error_line
 from integrations.common.checkpoint import check_model_folder, publish, read_tensors
 from integrations.common.files import read_json, write_text
 from integrations.common.jsonl import JsonlTail
@@ -37,6 +38,12 @@ _SHOWN = {
     "prism/accuracy": "accuracy",
     "prism/format": "format",
     "prism/silent_groups": "silent_groups",
+    "prism/evicted_groups": "evicted_groups",
+    "prism/overlong": "overlong",
+    "actor/pg_clipfrac": "clipped",
+    "actor/kl_loss": "kl_to_parent",
+    "training/rollout_probs_diff_mean": "rollout_gap",
+    "response_length/clip_ratio": "truncated",
     "actor/entropy": "entropy",
     "actor/entropy_loss": "entropy",
     "response_length/mean": "response_length",
@@ -56,6 +63,12 @@ _CAUSES = (
         r"Reward errors: (.+)",
         "the reward cannot be trusted: {0}",
         "look for `Reward undecided` in the engine's log: it names the answers and their references",
+    ),
+    (
+        r"Groups without variance: (.+)",
+        "there is nothing to learn: {0}",
+        "take prompts that the policy answers sometimes right and sometimes wrong, raise `generation_limit`, or set "
+        "`filter_groups: false`",
     ),
     (
         r"OutOfMemoryError|CUDA out of memory|[Ww]orkers?\b.*killed due to .*memory",
@@ -136,15 +149,26 @@ class RlvrAdapter:
         program = ["verl.trainer.main_ppo"]
         if ctx.machine.gpus == 0:
             program = ["integrations.verl.cpu.launch", str(fork_socket(ctx)), _model_type(ctx.policy)]
-        argv = ["python", "-m", *program, "--config-dir", str(ctx.attempt_dir), "--config-name", "rlvr"]
-        return [Launch(engine=self.engine, argv=argv, env=_environment(ctx), what="reinforcement learning")]
+        config = ["--config-dir", str(ctx.attempt_dir), "--config-name", "rlvr"]
+        check = ["python", "-m", "integrations.verl.check_configuration", *config]
+        return [
+            Launch(engine=self.engine, argv=check, what="checking the configuration"),
+            Launch(
+                engine=self.engine,
+                argv=["python", "-m", *program, *config],
+                env=_environment(ctx),
+                what="reinforcement learning",
+            ),
+        ]
 
     def follow(self, ctx: StageContext) -> _Follower:
         """Progress from this attempt's metrics, counted on from the attempts before it."""
         return _Follower(ctx, self.total_steps(ctx))
 
     def explain(self, ctx: StageContext, log_tail: str) -> str | None:
-        """The first known cause in the log's end."""
+        """What one of our own processes told, or the first known cause in the log's end."""
+        if told := error_line.told(log_tail):
+            return "; ".join(part for part in told if part)
         for pattern, cause, fix in _CAUSES:
             if found := re.search(pattern, log_tail):
                 return f"{cause.format(*found.groups())}; {fix}"

@@ -28,8 +28,9 @@ def configuration(ctx: StageContext, total: int, longest: int) -> dict[str, Any]
         "defaults": ["ppo_trainer", "_self_", {"override hydra/job_logging": "stdout"}],
         "hydra": {"run": {"dir": str(ctx.attempt_dir)}, "output_subdir": None},
         "algorithm": {
-            "adv_estimator": settings.algorithm,
+            "adv_estimator": "grpo",  # of all three: what sets them apart is in the loss and in the sampling
             "use_kl_in_reward": False,
+            "filter_groups": _filter(settings),
             # On a CPU rollout and training compute in fp32 and agree: no need to compute log-probabilities twice.
             "rollout_correction": {"bypass_mode": on_cpu},
         },
@@ -57,17 +58,7 @@ def configuration(ctx: StageContext, total: int, longest: int) -> dict[str, Any]
             },
             "rollout": _rollout(ctx, settings, micro_batch),
         },
-        "reward": {
-            "num_workers": 1,
-            "custom_reward_function": {
-                "path": "pkg://integrations.verl.reward",
-                "name": "compute_score",
-                "reward_kwargs": {
-                    "accuracy_weight": settings.accuracy_weight,
-                    "format_weight": settings.format_weight,
-                },
-            },
-        },
+        "reward": _reward(settings),
         "transfer_queue": {"backend": {"SimpleStorage": {"num_data_storage_units": 1}}},
         "trainer": {
             "device": "cpu" if on_cpu else "cuda",
@@ -91,12 +82,46 @@ def configuration(ctx: StageContext, total: int, longest: int) -> dict[str, Any]
                         "poll_interval": 0.03 if on_cpu else 0.2,
                         "group_size": settings.group_size,
                         "last_step": total,
+                        # verl passes a sampler of one's own nothing of `filter_groups`.
+                        "prompts_per_step": settings.prompts_per_step,
+                        "generation_limit": settings.generation_limit,
+                        **_filter(settings),
                     },
                 }
             },
         },
         "ray_kwargs": {"ray_init": _ray(ctx, on_cpu)},
     }
+
+
+def _filter(settings: RlvrSettings) -> dict[str, Any]:
+    """Groups are told apart by their answers alone: the form's share of the reward would keep groups that are all
+    wrong."""
+    if not settings.filter_groups:
+        return {"enable": False}
+    return {"enable": True, "metric": "accuracy", "max_inflight_gen_batches": settings.generation_batch}
+
+
+def _reward(settings: RlvrSettings) -> dict[str, Any]:
+    reward: dict[str, Any] = {
+        "num_workers": 1,
+        "custom_reward_function": {
+            "path": "pkg://integrations.verl.reward",
+            "name": "compute_score",
+            "reward_kwargs": {
+                "accuracy_weight": settings.accuracy_weight,
+                "format_weight": settings.format_weight,
+            },
+        },
+    }
+    if settings.overlong_share:
+        length = max(1, round(settings.overlong_share * settings.max_response_length))
+        reward["reward_manager"] = {"name": "dapo"}
+        reward["reward_kwargs"] = {
+            "max_resp_len": settings.max_response_length,
+            "overlong_buffer_cfg": {"enable": True, "len": length, "penalty_factor": 1.0, "log": True},
+        }
+    return reward
 
 
 def _model(ctx: StageContext, settings: RlvrSettings) -> dict[str, Any]:
@@ -120,7 +145,9 @@ def _actor(settings: RlvrSettings, micro_batch: int, seed: int, on_cpu: bool) ->
         "clip_ratio": settings.clip_low,
         "clip_ratio_low": settings.clip_low,
         "clip_ratio_high": settings.clip_high,
-        "loss_agg_mode": "token-mean",
+        "clip_ratio_c": settings.dual_clip,
+        "policy_loss": {"loss_mode": "gspo" if settings.algorithm == "gspo" else "vanilla"},
+        "loss_agg_mode": {"tokens": "token-mean", "responses": "seq-mean-token-mean"}[settings.loss_average],
         "entropy_coeff": 0,
         "calculate_entropy": on_cpu,
         "use_kl_loss": settings.kl_coefficient > 0,

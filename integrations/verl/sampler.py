@@ -6,10 +6,13 @@
   generated tokens, responses lost to errors, groups whose rewards are all equal and so teach nothing.
 - It runs the reward's self-test before the first step, and ends the training when too many answers get no verdict.
 - It keeps verl from failing on a batch whose sequences are all of one length (`keep_lengths_apart`).
+- Where groups without variance are left out (DAPO) it bounds how many prompts one step may ask for: verl goes on for
+  ever with prompts that are all too easy or too hard. It also counts what was generated in vain.
 - It notices when a Ray actor has died. verl waits for responses and for its queue without a limit, for ever when the
   process that should answer is gone.
 
-Filtering of groups (DAPO) stays with verl's class, whose arguments are passed on.
+The filtering itself stays with verl's class; verl gives a sampler of one's own no arguments for it, so they come with
+`sampler_kwargs`.
 """
 
 from __future__ import annotations
@@ -49,23 +52,63 @@ class Sampler(ReplayBuffer):
     """verl's synchronous sampling with a short poll, exact counts and a watch over the actors.
 
     `sampler_kwargs`: `poll_interval` in seconds, `group_size` responses asked for per prompt, `last_step` of the stage,
-    after which actors may leave.
+    after which actors may leave; `enable`, `metric` and `max_inflight_gen_batches` as in verl's
+    `algorithm.filter_groups`; `prompts_per_step`, and `generation_limit`, the most prompts of one step in units of it.
     """
 
-    def __init__(self, *, sampler_kwargs: Any, **kwargs: Any) -> None:
-        super().__init__(sampler_kwargs=sampler_kwargs, poll_interval=float(sampler_kwargs["poll_interval"]), **kwargs)
+    def __init__(self, *, sampler_kwargs: Any, refill_fn: Callable[[int], Any], **kwargs: Any) -> None:
+        filtering: dict[str, Any] = {}
+        if sampler_kwargs["enable"]:
+            filtering = {
+                "filter_groups_metric": str(sampler_kwargs["metric"]),
+                "max_inflight_gen_batches": int(sampler_kwargs["max_inflight_gen_batches"]),
+                "train_batch_size": int(sampler_kwargs["prompts_per_step"]),
+                "gen_batch_size": 1,
+            }
+        super().__init__(
+            sampler_kwargs=sampler_kwargs,
+            poll_interval=float(sampler_kwargs["poll_interval"]),
+            refill_fn=self.refill,
+            **kwargs,
+            **filtering,
+        )
+        self.more_prompts = refill_fn
         self.group_size = int(sampler_kwargs["group_size"])
         self.last_step = int(sampler_kwargs["last_step"])
+        self.most_refilled = (int(sampler_kwargs["generation_limit"]) - 1) * int(sampler_kwargs["prompts_per_step"])
+        self.refilled, self.spent_in_vain = 0, 0
         self.watch: Watch | None = None
         self.errors = Errors()
         check_reward()
 
+    def refill(self, prompts: int) -> Any:
+        """Ask for more prompts in place of groups without variance, up to the limit.
+
+        Raises:
+            RuntimeError: the step has asked for as many as it may.
+        """
+        self.refilled += prompts
+        if self.refilled > self.most_refilled:
+            raise RuntimeError(
+                f"Groups without variance: after {self.most_refilled} more prompts the step still has too few groups "
+                f"with both right and wrong answers"
+            )
+        return self.more_prompts(prompts)
+
+    def _clear_groups(self, partition_id: str, uids: set[str]) -> None:
+        """As verl's, which drops groups that no step will use; their tokens are counted first."""
+        tags = self.partitions[partition_id].items()
+        self.spent_in_vain += sum(int(tag.get("response_len", 0)) for key, tag in tags if key.split("_")[0] in uids)
+        super()._clear_groups(partition_id, uids)
+
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         """As verl's; the metrics gain the keys of `step_metrics`."""
         self.watch = self.watch or Watch()
+        self.refilled, self.spent_in_vain = 0, 0
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if partition_id == "train":
             metrics.update(self.step_metrics(batch, batch_size))
+            metrics["prism/evicted_groups"] = metrics.get("training/filter_groups/evicted_samples", 0)
             keep_lengths_apart(batch)
         if global_steps >= self.last_step:
             self.watch.end()
@@ -91,11 +134,12 @@ class Sampler(ReplayBuffer):
         return {
             "prism/responses": responses,
             "prism/lost": batch_size * self.group_size - responses,
-            "prism/generated_tokens": sum(tag["response_len"] for tag in batch.tags),
+            "prism/generated_tokens": sum(tag["response_len"] for tag in batch.tags) + self.spent_in_vain,
             "prism/reward": _mean([reward["score"] for reward in rewards]),
             "prism/accuracy": _mean([reward["accuracy"] for reward in rewards]),
             "prism/reward_errors": undecided,
             "prism/format": _mean([reward["format"] for reward in rewards]),
+            "prism/overlong": _mean([float(reward.get("overlong", 0.0)) for reward in rewards]),
             "prism/silent_groups": sum(len(set(scores)) == 1 for scores in groups.values()) / len(groups),
         }
 

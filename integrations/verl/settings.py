@@ -1,17 +1,41 @@
 """Settings of stage 3, reinforcement learning from verifiable rewards.
 
-The defaults are the paper's (its appendix table of hyper-parameters for GRPO): 32 prompts of 16 responses, learning
-rate 1e-6, clip 0.2, no KL term, temperature 1, reward 0.8 accuracy + 0.2 format. The names here are the field's; the
-adapter translates them into verl's.
+The defaults are the paper's (its appendix table of hyper-parameters): 32 prompts of 16 responses, learning rate 1e-6,
+no KL term, temperature 1, reward 0.8 accuracy + 0.2 format. What makes an algorithm (`ALGORITHMS`) comes with its name
+and yields to what a recipe gives. The names here are the field's; the adapter translates them into verl's.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from integrations.contract import Settings
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    # The paper's table and its GRPO script agree but for the KL term: "per-algorithm default" in the README, off in all
+    # three scripts, and off here.
+    "grpo": {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0, "loss_average": "tokens", "warmup_steps": 0},
+    "dapo": {  # DAPO script; the paper's table has neither clip ranges nor warm-up
+        "clip_low": 0.2,
+        "clip_high": 0.28,
+        "dual_clip": 10.0,
+        "loss_average": "tokens",
+        "warmup_steps": 10,
+        "filter_groups": True,
+        "overlong_share": 0.5,  # 4096 of 8192 tokens
+    },
+    "gspo": {  # GSPO script
+        "clip_low": 3e-4,
+        "clip_high": 4e-4,
+        "dual_clip": 3.0,
+        "loss_average": "responses",
+        "warmup_steps": 75,  # 5% of 1500 steps
+    },
+}
+"""What each algorithm is, with the sources. The scripts' weight decay of 0.1 for DAPO and GSPO is not taken: the
+paper's table has 0.01 for all three, and a comparison should not differ in it."""
 
 
 class RlvrSettings(Settings):
@@ -21,9 +45,12 @@ class RlvrSettings(Settings):
     """Names the stage's type in a recipe."""
     data: list[str] = Field(min_length=1)
     """Pools to draw prompts from, e.g. `[rlvr]`; every row needs a reference `answer`, `response` is not read."""
-    algorithm: Literal["grpo"] = "grpo"
-    """How responses of one prompt become advantages and a loss. `grpo`: reward minus the group's mean, divided by
-    the group's standard deviation, in a clipped policy-gradient loss averaged over tokens."""
+    algorithm: Literal["grpo", "dapo", "gspo"] = "grpo"
+    """How responses of one prompt become a loss. All three reward a response relative to its group: reward minus the
+    group's mean, over the group's standard deviation. `grpo` clips the probability ratio of each token. `dapo` clips
+    higher upwards, leaves out groups whose answers are all right or all wrong and samples others in their place, and
+    takes reward from responses near the length limit. `gspo` uses one ratio for a whole response, the geometric mean
+    over its tokens, with clips of a few ten-thousandths. Sets the defaults of the fields below that name it."""
 
     steps: int = Field(default=1500, ge=1)
     """Optimizer steps. The recipe's budget rule may lengthen a baseline."""
@@ -36,7 +63,8 @@ class RlvrSettings(Settings):
     """AdamW's learning rate after warm-up, then constant. Too high a rate first shows in captions that get worse
     while answers do not."""
     warmup_steps: int = Field(default=0, ge=0)
-    """Steps over which the learning rate rises linearly from zero."""
+    """Steps over which the learning rate rises linearly from zero. `dapo`: 10, `gspo`: 75, but at most a tenth of
+    `steps`."""
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW's decoupled weight decay, per step and unit of learning rate."""
     adam_beta2: float = Field(default=0.999, gt=0, lt=1)
@@ -45,9 +73,29 @@ class RlvrSettings(Settings):
     """Gradients with a larger norm are scaled down to it."""
 
     clip_low: float = Field(default=0.2, gt=0, lt=1)
-    """How far below 1 the probability ratio may fall before a response stops pushing the policy."""
+    """How far below 1 the probability ratio may fall before a response stops pushing the policy. `gspo`: 0.0003."""
     clip_high: float = Field(default=0.2, gt=0)
-    """How far above 1 the probability ratio may rise before a response stops pushing the policy."""
+    """How far above 1 the probability ratio may rise before a response stops pushing the policy. `dapo`: 0.28, `gspo`:
+    0.0004."""
+    dual_clip: float = Field(default=3.0, gt=1)
+    """Largest ratio that counts for a response worse than its group's mean. `dapo`: 10."""
+    loss_average: Literal["tokens", "responses"] = "tokens"
+    """`tokens`: every token of the step weighs the same, so long responses weigh more. `responses`: every response
+    does. `gspo`: responses."""
+    filter_groups: bool = False
+    """Leave out groups whose answers are all right or all wrong and sample other prompts in their place, until a step
+    has `prompts_per_step` groups that differ. `dapo`: yes. Which prompts these are depends on which responses end
+    first, so such a stage does not repeat exactly."""
+    generation_batch: int = Field(default=3, ge=1)
+    """With `filter_groups`: most prompts sampled at the same time, in units of `prompts_per_step`. The DAPO script
+    samples in batches of 96 for steps of 32; verl samples prompt by prompt and holds this many in flight."""
+    generation_limit: int = Field(default=30, ge=2)
+    """With `filter_groups`: most prompts sampled for one step, in units of `prompts_per_step`; a step that needs more
+    ends the stage, for the prompts are then too easy or too hard to learn from. The DAPO script has at most 10 batches
+    of 96 for steps of 32."""
+    overlong_share: float = Field(default=0.0, ge=0, le=1)
+    """The last share of `max_response_length` in which the reward falls linearly with every token, down to 1 less at
+    the limit. 0: length costs nothing. `dapo`: 0.5."""
     kl_coefficient: float = Field(default=0.0, ge=0)
     """Weight of the penalty for leaving the stage's initial policy. 0 (the paper's) needs no reference model; more
     than 0 keeps a second copy of the model in memory and costs one more forward pass a step."""
@@ -84,6 +132,17 @@ class RlvrSettings(Settings):
     max_failed_share: float = Field(default=0.02, ge=0, lt=1)
     """Largest share of responses that may be lost to errors in sampling or scoring before the stage counts as failed;
     verl pads the batch and goes on without a word."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_algorithm(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        defaults = dict(ALGORITHMS.get(str(given.get("algorithm", "grpo")), {}))
+        steps = given.get("steps", cls.model_fields["steps"].default)
+        if "warmup_steps" in defaults and isinstance(steps, int):
+            defaults["warmup_steps"] = min(defaults["warmup_steps"], steps // 10)
+        return defaults | given
 
     @model_validator(mode="after")
     def _reward_is_a_share(self) -> RlvrSettings:

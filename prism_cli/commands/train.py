@@ -34,6 +34,14 @@ def train(
     profile: Annotated[
         str | None, typer.Option(help="A variant that the recipe defines, e.g. `quick`.", rich_help_panel=WHAT)
     ] = None,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="grpo|dapo|gspo",
+            help="Of the RLVR stages; part of the run's name. [default: the recipe's]",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,7 +59,8 @@ def train(
         int, typer.Option(min=0, max=2**32 - 1, help="Training seed; one run per seed.", rich_help_panel=WHAT)
     ] = 0,
     run: Annotated[
-        str | None, typer.Option(help="The run's name. [default: RECIPE-PROFILE-sSEED]", rich_help_panel=WHERE)
+        str | None,
+        typer.Option(help="The run's name. [default: RECIPE-ALGORITHM-PROFILE-sSEED]", rich_help_panel=WHERE),
     ] = None,
     runs_dir: Annotated[
         Path, typer.Option(envvar="PRISM_RUNS", help="Folder that holds the runs.", rich_help_panel=WHERE)
@@ -76,9 +85,9 @@ def train(
     from prism_cli.runs.store import RunStore
     from prism_cli.ui.view import choose_view
 
-    resolved = load(recipe, profile, set_ or [])
+    resolved = load(recipe, profile, set_ or [], algorithm)
     plan, before = select(make_plan(resolved.recipe), stage, arm, parent)
-    name = run or "-".join([resolved.recipe.name, *([profile] if profile else []), f"s{seed}"])
+    name = run or "-".join([resolved.recipe.name, *(part for part in (algorithm, profile) if part), f"s{seed}"])
     view = choose_view(json_)
     if recipe is None:
         view.message(
@@ -87,7 +96,7 @@ def train(
         )
     _require_finished(RunStore(runs_dir / name), before)
     store = RunStore.create(runs_dir, name)
-    options = {"source": resolved.source, "profile": profile, "set": set_ or []}
+    options = {"source": resolved.source, "profile": profile, "algorithm": algorithm, "set": set_ or []}
     try:
         with store.locked():
             _begin(store, resolved, view)

@@ -56,7 +56,12 @@ def builtin_names() -> list[str]:
     return sorted((path.stem for path in BUILTIN.glob("*.yaml")), key=lambda name: (name != DEFAULT, name))
 
 
-def load(name_or_file: str | None = None, profile: str | None = None, sets: Iterable[str] = ()) -> Resolved:
+def load(
+    name_or_file: str | None = None,
+    profile: str | None = None,
+    sets: Iterable[str] = (),
+    algorithm: str | None = None,
+) -> Resolved:
     """Read, merge and check a recipe.
 
     Args:
@@ -64,6 +69,7 @@ def load(name_or_file: str | None = None, profile: str | None = None, sets: Iter
         profile: one of the recipe's profiles.
         sets: changes as `key=value`; the key is a dotted path from the top (`stages.sft.epochs`) or from a stage's
             name (`sft.epochs`), the value is YAML.
+        algorithm: of every RLVR stage; laid over the recipe before profile and changes.
 
     Raises:
         BadInput: the recipe cannot be read or run as it is.
@@ -71,6 +77,9 @@ def load(name_or_file: str | None = None, profile: str | None = None, sets: Iter
     stack = _files(name_or_file)
     source, data = stack[-1].name, _merged(stack)
     profiles = _profiles(source, data)
+    if algorithm is not None:
+        stack.append(_Layer(f"--algorithm {algorithm}", _algorithm(algorithm, source, data), is_change=True))
+        data = merge(data, stack[-1].data)
     if profile is not None:
         content = _profile(source, profile, profiles)
         stack.append(_Layer(f"--profile {profile}", content, f"{source}, profile `{profile}`", is_change=True))
@@ -254,7 +263,17 @@ def _profile(source: str, name: str, profiles: dict[str, Any]) -> dict[str, Any]
     return partial
 
 
-# --set
+# --algorithm and --set
+
+
+def _algorithm(name: str, source: str, data: dict[str, Any]) -> dict[str, Any]:
+    """The algorithm as a partial recipe: that of every RLVR stage."""
+    stages = data.get("stages")
+    named = stages.items() if isinstance(stages, dict) else ()
+    changed = [key for key, stage in named if isinstance(stage, dict) and stage.get("kind") == "rlvr"]
+    if not changed:
+        raise BadInput(f"--algorithm {name}: recipe {source} has no RLVR stage", "run it without --algorithm")
+    return {"stages": {key: {"algorithm": name} for key in changed}}
 
 
 def _change(change: str, data: dict[str, Any]) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def resumed(
     adapter = RlvrAdapter()
     first = stage_context(root, small_world, LEARNING, parents={"policy": policy})
     adapter.check_inputs(first)
-    (launch,) = adapter.render(first)
+    _, launch = adapter.render(first)
     follower = adapter.follow(first)
     killed: list[Progress] = []
 
@@ -208,7 +208,7 @@ def test_a_dead_worker_ends_the_stage_with_its_name(
     endless = LEARNING.model_copy(update={"steps": 500, "kl_coefficient": 0.0})
     ctx = stage_context(tmp_path / "stage", small_world, endless, parents={"policy": policy})
     adapter = RlvrAdapter()
-    (launch,) = adapter.render(ctx)
+    _, launch = adapter.render(ctx)
     follower = adapter.follow(ctx)
     killed_at: list[float] = []
 

@@ -19,6 +19,7 @@ INSIDE_AN_ENGINE = (
     "integrations/llamafactory/prepare.py",
     "integrations/lmms_eval/inside/",
     "integrations/verl/cpu/",
+    "integrations/verl/check_configuration.py",
     "integrations/verl/sampler.py",
     "benchmarks/digits/build_",
     "benchmarks/digits/contact_sheet.py",

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from integrations.contract import Machine, StageContext
 from integrations.errors import BadInput, StageFailed
-from integrations.verl import adapter as module
+from integrations.verl import configuration as module
 from integrations.verl.adapter import METRICS, RlvrAdapter, is_complete, read_metrics
 from integrations.verl.settings import RlvrSettings
 
@@ -209,7 +209,7 @@ def test_images_are_bounded_by_the_processor_and_the_settings(stage: StageContex
 
 
 def test_paths_and_seed_reach_verl(stage: StageContext) -> None:
-    (launch,) = RlvrAdapter().render(stage)
+    _, launch = RlvrAdapter().render(stage)
     written = configuration(stage)
     assert written["data"]["train_files"] == str(stage.attempt_dir / "prompts.parquet")
     assert written["trainer"]["default_local_dir"] == str(stage.checkpoint_dir)
@@ -244,8 +244,43 @@ def test_settings_reach_verl(stage: StageContext) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "clips", "loss", "average", "filtering"),
+    [
+        ("grpo", (0.2, 0.2, 3.0), "vanilla", "token-mean", False),
+        ("dapo", (0.2, 0.28, 10.0), "vanilla", "token-mean", True),
+        ("gspo", (3e-4, 4e-4, 3.0), "gspo", "seq-mean-token-mean", False),
+    ],
+)
+def test_an_algorithm_is_all_that_makes_it(
+    stage: StageContext, algorithm: str, clips: tuple[float, ...], loss: str, average: str, filtering: bool
+) -> None:
+    settings = RlvrSettings(data=["rlvr"], algorithm=algorithm, prompts_per_step=2, group_size=4)  # type: ignore[arg-type]
+    RlvrAdapter().render(changed(stage, settings=settings))
+    written = configuration(stage)
+    actor = written["actor_rollout_ref"]["actor"]
+    assert (actor["clip_ratio_low"], actor["clip_ratio_high"], actor["clip_ratio_c"]) == clips
+    assert (actor["policy_loss"]["loss_mode"], actor["loss_agg_mode"]) == (loss, average)
+    assert written["algorithm"]["adv_estimator"] == "grpo"
+    assert written["algorithm"]["filter_groups"]["enable"] is filtering
+    told = written["trainer"]["v1"]["sampler"]["sampler_kwargs"]
+    assert told["enable"] is filtering
+    if filtering:
+        assert written["algorithm"]["filter_groups"]["metric"] == told["metric"] == "accuracy"
+        assert (told["max_inflight_gen_batches"], told["generation_limit"]) == (3, 30)
+        buffer = written["reward"]["reward_kwargs"]["overlong_buffer_cfg"]
+        assert (buffer["len"], written["reward"]["reward_manager"]["name"]) == (4096, "dapo")
+
+
+def test_what_a_recipe_gives_goes_before_the_algorithms_own() -> None:
+    given = RlvrSettings(data=["rlvr"], algorithm="dapo", clip_high=0.25, filter_groups=False)
+    assert (given.clip_high, given.filter_groups, given.dual_clip) == (0.25, False, 10.0)
+    assert RlvrSettings(data=["rlvr"], algorithm="gspo", steps=100, prompts_per_step=2).warmup_steps == 10
+    assert RlvrSettings(data=["rlvr"], algorithm="gspo").warmup_steps == 75
+
+
 def test_without_a_gpu_the_plug_in_is_used(stage: StageContext) -> None:
-    (launch,) = RlvrAdapter().render(stage)
+    _, launch = RlvrAdapter().render(stage)
     written = configuration(stage)
     assert written["actor_rollout_ref"]["rollout"]["name"] == "transformers_cpu"
     assert written["actor_rollout_ref"]["model"]["external_lib"] == "integrations.verl.cpu.rollout"
@@ -257,7 +292,7 @@ def test_without_a_gpu_the_plug_in_is_used(stage: StageContext) -> None:
 
 
 def test_with_gpus_verl_runs_as_published(stage: StageContext) -> None:
-    (launch,) = RlvrAdapter().render(changed(stage, machine=Machine(threads=2, gpus=4)))
+    _, launch = RlvrAdapter().render(changed(stage, machine=Machine(threads=2, gpus=4)))
     written = configuration(stage)
     assert launch.argv[:3] == ["python", "-m", "verl.trainer.main_ppo"]
     assert "VERL_PLATFORM" not in launch.env
@@ -285,7 +320,7 @@ def rendered(ctx: StageContext) -> dict[str, Any]:
 
 
 def test_the_cluster_has_a_secret_of_its_own(stage: StageContext) -> None:
-    (launch,) = RlvrAdapter().render(stage)
+    _, launch = RlvrAdapter().render(stage)
     token = Path(launch.env["RAY_AUTH_TOKEN_PATH"])
     assert token.parent == stage.attempt_dir
     assert token.stat().st_mode & 0o077 == 0
@@ -328,7 +363,7 @@ def test_verl_is_pointed_at_the_newest_whole_checkpoint(stage: StageContext) -> 
         checkpoint(stage, step)
     (checkpoint(stage, 8) / "data.pt").unlink()
     (stage.checkpoint_dir / "latest_checkpointed_iteration.txt").write_text("8")
-    assert len(RlvrAdapter().render(stage)) == 1
+    assert len(RlvrAdapter().render(stage)) == 2
     assert (stage.checkpoint_dir / "latest_checkpointed_iteration.txt").read_text() == "6"
     assert sorted(path.name for path in stage.checkpoint_dir.glob("global_step_*")) == [
         "global_step_4",
@@ -346,7 +381,7 @@ def test_without_a_whole_checkpoint_verl_starts_anew(stage: StageContext) -> Non
 def test_nothing_is_launched_when_the_last_step_is_reached(stage: StageContext) -> None:
     checkpoint(stage, 10)
     assert RlvrAdapter().render(stage) == []
-    assert len(RlvrAdapter().render(changed(stage, gradient_steps=12))) == 1
+    assert len(RlvrAdapter().render(changed(stage, gradient_steps=12))) == 2
 
 
 # --- progress and result
