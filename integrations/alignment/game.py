@@ -261,8 +261,8 @@ class Game:
 
     def state(self) -> dict[str, Any]:
         return {
-            "policy": dict(self.policy.named_parameters()),
-            "discriminator": dict(self.discriminator.named_parameters()),
+            "policy": dict(self.learner.weights()),
+            "discriminator": dict(self.judge.weights()),
             "policy_optimizer": self.learner.state(),
             "discriminator_optimizer": self.judge.state(),
             "margin": self.margin.value,
@@ -272,14 +272,10 @@ class Game:
             "last_check": self.last_check,
         }
 
-    @torch.no_grad()
     def restore(self, step: int, state: dict[str, Any]) -> None:
         self.step = step
-        for name, value in self.policy.named_parameters():
-            value.copy_(state["policy"][name])
-        self.discriminator.restore(state["discriminator"])
-        self.learner.restore(state["policy_optimizer"])
-        self.judge.restore(state["discriminator_optimizer"])
+        self.learner.restore(state["policy_optimizer"], state["policy"])
+        self.judge.restore(state["discriminator_optimizer"], state["discriminator"])
         self.margin = adv.RunningMargin(state["margin"])
         for name in ("generated_tokens", "policy_steps", "first_check", "last_check"):
             setattr(self, name, state[name])

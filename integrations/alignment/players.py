@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ class Player:
 
     Args:
         what: its name in messages.
-        parameters: those that are trained.
+        parameters: the whole model's; those that want a gradient are trained.
         learning_rate: peak; rises linearly over `warmup_steps` and is constant then.
         gradient_clip: largest norm of the whole gradient.
     """
@@ -36,7 +36,8 @@ class Player:
         self.gradient_clip = gradient_clip
         self.scale = 1.0
         """Multiplies the rate; whoever controls the game sets it before each step, and restores it."""
-        self.parameters = {name: value for name, value in parameters if value.requires_grad}
+        self.model = dict(parameters)
+        self.parameters = {name: value for name, value in self.model.items() if value.requires_grad}
         # The second moment forgets faster than AdamW's default, as usual for short runs.
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.95)
@@ -54,7 +55,7 @@ class Player:
         Raises:
             StageFailed: the loss or the gradient is not finite.
         """
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.gradient_clip))
+        norm = self.clip()
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise StageFailed(
                 f"the {self.what}'s loss is {loss} and its gradient {norm}",
@@ -63,10 +64,31 @@ class Player:
         self.optimizer.step()
         return norm
 
+    def clip(self) -> float:
+        """Scale the gradient down to `gradient_clip` where it is longer; its norm before."""
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.gradient_clip))
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every parameter of the model, trained or not, whole, under the name it is published by.
+
+        This is the one way to the weights: for results, checkpoints and rollout engines. One after the other, on the
+        model's device and without gradient, so that a large model need not be held twice.
+        """
+        return ((name, value.detach()) for name, value in self.model.items())
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the weights."""
         return self.optimizer.state_dict()
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`."""
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
+        """Go on from `state()` and `weights()`.
+
+        Raises:
+            ValueError: the weights are not those of this model.
+        """
+        if weights.keys() != self.model.keys():
+            raise ValueError(f"the weights are not those of this {self.what}")
+        for name, value in self.model.items():
+            value.copy_(weights[name])
         self.optimizer.load_state_dict(state)

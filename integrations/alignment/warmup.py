@@ -139,7 +139,7 @@ class Warmup:
 
     def state(self) -> dict[str, Any]:
         return {
-            "discriminator": dict(self.discriminator.named_parameters()),
+            "discriminator": dict(self.player.weights()),
             "optimizer": self.player.state(),
             "generated_tokens": self.generated_tokens,
             "best_loss": self.best_loss,
@@ -149,7 +149,6 @@ class Warmup:
 
     def restore(self, step: int, state: dict[str, Any]) -> None:
         self.step = step
-        self.discriminator.restore(state["discriminator"])
-        self.player.restore(state["optimizer"])
+        self.player.restore(state["optimizer"], state["discriminator"])
         for name in ("generated_tokens", "best_loss", "stale", "last_check"):
             setattr(self, name, state[name])
