@@ -87,6 +87,7 @@ class _AlignmentAdapter:
             "policy": str(ctx.policy),
             "discriminator": None,
             "upcycle_from": str(ctx.policy),
+            "init_from": None,
             "base_model": str(ctx.base_model),
             "data_dir": str(ctx.data_dir),
             "checkpoint_dir": str(ctx.checkpoint_dir),
@@ -138,14 +139,19 @@ class DiscriminatorAdapter(_AlignmentAdapter):
 
     def check_inputs(self, ctx: StageContext) -> None:
         super().check_inputs(ctx)
-        source = ctx.settings.upcycle_from
-        if source != "policy":
+        source, start = ctx.settings.upcycle_from, ctx.settings.init_from
+        if start is not None:
+            check_model_folder(Path(start).expanduser())
+        elif source != "policy":
             check_model_folder(Path(source).expanduser())
 
     def _job(self, ctx: StageContext) -> dict[str, Any]:
-        source = ctx.settings.upcycle_from
-        given = {} if source == "policy" else {"upcycle_from": str(Path(source).expanduser().resolve())}
-        return super()._job(ctx) | given
+        job = super()._job(ctx)
+        for name in ("upcycle_from", "init_from"):
+            source = getattr(ctx.settings, name)
+            if source not in ("policy", None):
+                job[name] = str(Path(source).expanduser().resolve())
+        return job
 
     def finish(self, ctx: StageContext) -> StageResult:
         folder, result = self._finished(ctx)

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from integrations.alignment import advantages as adv
-from integrations.alignment import checkpoints, contest, heldout, losses
-from integrations.alignment.discriminator import Discriminator, load, read_description
+from integrations.alignment import checkpoints, contest, heldout, losses, storage
+from integrations.alignment.description import read_description
+from integrations.alignment.discriminator import Discriminator
 from integrations.alignment.job import Job
 from integrations.alignment.players import Player
 from integrations.alignment.policy import response_log_probs
@@ -43,7 +44,7 @@ def run(job: Job) -> None:
     reference = None
     if read_description(job.discriminator).score == "likelihood_ratio" or job.settings.kl > 0:
         reference = copy.deepcopy(session.policy).requires_grad_(False)
-    discriminator = load(job.discriminator, session.banned_V, reference=reference, device=job.device)
+    discriminator = storage.load(job.discriminator, session.banned_V, reference=reference, device=job.device)
     game = Game(session, discriminator, reference)
     saved = checkpoints.newest(job.checkpoint_dir)
     if saved is not None:

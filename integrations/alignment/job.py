@@ -30,6 +30,8 @@ class Job:
     """For align: the discriminator stage's result."""
     upcycle_from: Path
     """For the discriminator: the dense checkpoint that becomes the experts."""
+    init_from: Path | None
+    """For the discriminator: the folder of one to start from instead."""
     base_model: Path
     """Where processor, tokenizer and chat template come from."""
     data_dir: Path

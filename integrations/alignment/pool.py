@@ -32,8 +32,11 @@ class TeacherPool:
         return chosen
 
 
-def read_pool(path: Path, held_out: int, splitter: Splitter) -> TeacherPool:
+def read_pool(path: Path, held_out: int, splitter: Splitter, teacher_tokens: int | None = None) -> TeacherPool:
     """Read a pool and set `held_out` prompts apart, by a hash of the row's id and nothing else.
+
+    Args:
+        teacher_tokens: tokens kept of each segment of a demonstration; None: all.
 
     Raises:
         BadInput: the file cannot be read, ids repeat, or too few demonstrations are usable.
@@ -41,7 +44,7 @@ def read_pool(path: Path, held_out: int, splitter: Splitter) -> TeacherPool:
     demonstrations: dict[str, Segments] = {}
     rows, dropped = [], []
     for row in read_rows(path):
-        segments = splitter.split(row.get("response") or "")
+        segments = splitter.split(row.get("response") or "", teacher_tokens)
         if segments is None:
             dropped.append(str(row["id"]))
             continue

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from integrations.alignment.description import read_description
 from integrations.alignment.job import Job
 from integrations.alignment.model import banned_tokens, load_policy, load_processor
 from integrations.alignment.pool import TeacherPool, read_pool
@@ -44,8 +45,10 @@ def open_session(job: Job) -> Session:
     processor = load_processor(job.base_model)
     policy = load_policy(job.policy, job.device)
     policy.model.visual.requires_grad_(not job.settings.precision.freeze_vision)
-    splitter = Splitter(processor.tokenizer)
-    pool = read_pool(job.data_dir / f"{job.settings.teacher}.jsonl", job.settings.held_out, splitter)
+    reads = job.settings if job.discriminator is None else read_description(job.discriminator)
+    splitter = Splitter(processor.tokenizer, reads.reasoning, reads.terminator)
+    path = job.data_dir / f"{job.settings.teacher}.jsonl"
+    pool = read_pool(path, job.settings.held_out, splitter, reads.teacher_tokens)
     for name in pool.dropped:
         print(f"left out {name}: its demonstration has not the three blocks", flush=True)
     encoder = Encoder(processor, job.data_dir)

@@ -7,17 +7,17 @@ adapter refuses the result otherwise.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from integrations.alignment import checkpoints, contest, heldout
-from integrations.alignment.discriminator import Description, Discriminator, new_heads, upcycle
+from integrations.alignment import checkpoints, contest, heldout, storage
+from integrations.alignment.creation import build
+from integrations.alignment.discriminator import Discriminator
 from integrations.alignment.job import Job
-from integrations.alignment.model import load_policy
 from integrations.alignment.players import Player
 from integrations.alignment.results import write_result
 from integrations.alignment.seeds import derive
 from integrations.alignment.session import Reporter, Session, Stopwatch, open_session
-from integrations.common.files import hash_file, hash_folder
 from integrations.common.rows import Row
 
 
@@ -30,34 +30,6 @@ def run(job: Job) -> None:
     if saved is not None:
         progress.restore(*saved)
     progress.run()
-
-
-def build(session: Session) -> Discriminator:
-    """An untrained discriminator as the settings ask."""
-    job, settings = session.job, session.job.settings
-    dense = session.policy if job.upcycle_from == job.policy else load_policy(job.upcycle_from, job.device)
-    backbone = upcycle(
-        dense,
-        experts=settings.experts,
-        top_k=settings.top_k,
-        noise=settings.noise,
-        router_std=settings.router_std,
-        seed=job.seed,
-    )
-    description = Description(
-        score=settings.score,
-        routing=settings.routing,
-        experts=settings.experts,
-        top_k=settings.top_k,
-        reference=hash_folder(job.policy),
-        tokenizer=hash_file(job.base_model / "tokenizer.json"),
-        held_out=settings.held_out,
-    )
-    heads = None
-    if settings.score == "head":
-        heads = new_heads(backbone.config.text_config.hidden_size, job.seed, job.device)
-    reference = session.policy if settings.score == "likelihood_ratio" else None
-    return Discriminator(backbone, description, session.banned_V, reference=reference, heads=heads)
 
 
 class Warmup:
@@ -95,9 +67,8 @@ class Warmup:
             if self.step % settings.checkpoint_every == 0 or self.finished:
                 checkpoints.save(job.checkpoint_dir, self.step, self.state())
         facts = {"stopped_early": self.step < job.steps}
-        write_result(
-            job, self.step, self.generated_tokens, self.session.pool, self.last_check, facts, self.discriminator.save
-        )
+        save = partial(storage.save, self.discriminator)
+        write_result(job, self.step, self.generated_tokens, self.session.pool, self.last_check, facts, save)
 
     def _one_step(self) -> dict[str, float]:
         session, job, step = self.session, self.session.job, self.step

@@ -13,19 +13,15 @@ import torch
 from torch.nn import functional
 
 from integrations.alignment import contest, losses
-from integrations.alignment.discriminator import (
-    DESCRIPTION,
-    HEADS,
-    Description,
-    Discriminator,
-    load,
-    new_heads,
-    upcycle,
-)
+from integrations.alignment.description import Description
+from integrations.alignment.discriminator import Discriminator, new_heads
 from integrations.alignment.model import banned_tokens
+from integrations.alignment.names import DESCRIPTION
 from integrations.alignment.players import Player
 from integrations.alignment.prompts import Encoder, Prompt
 from integrations.alignment.segments import Segments, Splitter
+from integrations.alignment.storage import HEADS, load, save
+from integrations.alignment.upcycle import copy_dense, upcycle
 from integrations.alignment.world import World as Alone
 from integrations.common.rows import Row
 from integrations.errors import BadInput
@@ -34,13 +30,24 @@ World = tuple[Path, list[Row]]
 Items = tuple[list[Prompt], list[int], list[Segments]]
 
 
-def build(policy: Any, encoder: Encoder, *, score: str = "likelihood_ratio", routing: str = "roles", **kw: Any) -> Any:
-    options = {"experts": 4, "top_k": 2, "noise": 0.05, "router_std": 0.5, "seed": 0} | kw
-    backbone = upcycle(policy, **options)
-    description = Description(score, routing, options["experts"], options["top_k"], "reference", "tokenizer", 16)
+GROWTH = {"experts": 4, "top_k": 2, "noise": 0.05, "router_std": 0.5, "seed": 0}
+
+
+def build(policy: Any, encoder: Encoder, **options: Any) -> Discriminator:
+    """A discriminator with noisy experts; options of `upcycle` or of the description."""
+    growth = GROWTH | {name: options.pop(name) for name in GROWTH.keys() & options.keys()}
+    words = {"reference": "reference", "tokenizer": "tokenizer", "held_out": 16} | options
+    if options.get("architecture") == "dense":
+        backbone = copy_dense(policy)
+        words |= {"experts": 1, "top_k": 1, "routing": "free"}
+    else:
+        backbone = upcycle(policy, **growth)
+        words |= {"experts": growth["experts"], "top_k": growth["top_k"]}
+    description = Description(**words)
     banned = banned_tokens(encoder.tokenizer, policy.lm_head.out_features)
-    heads = new_heads(backbone.config.text_config.hidden_size, 0) if score == "head" else None
-    reference = policy if score == "likelihood_ratio" else None
+    width = backbone.config.text_config.hidden_size
+    heads = new_heads(width, 0, description.heads) if description.score == "head" else None
+    reference = policy if description.score == "likelihood_ratio" else None
     return Discriminator(backbone, description, banned, reference=reference, heads=heads)
 
 
@@ -208,7 +215,7 @@ def test_saved_and_loaded_scores_the_same(
     policy: Any, encoder: Encoder, items: Items, tmp_path: Path, score: str
 ) -> None:
     discriminator = build(policy, encoder, score=score)
-    discriminator.save(tmp_path)
+    save(discriminator, tmp_path)
     banned = discriminator.banned_V
     loaded = load(tmp_path, banned, reference=policy, device="cpu")
     assert torch.equal(loaded.score(*items), discriminator.score(*items))
@@ -218,7 +225,7 @@ def test_saved_and_loaded_scores_the_same(
 def test_the_loader_refuses_a_missing_part(policy: Any, encoder: Encoder, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     discriminator = build(policy, encoder, score="head")
-    discriminator.save(whole)
+    save(discriminator, whole)
 
     def refused(name: str, change: Any) -> str:
         folder = tmp_path / name
@@ -236,7 +243,7 @@ def test_the_loader_refuses_a_missing_part(policy: Any, encoder: Encoder, tmp_pa
         content.update(change)
         (folder / DESCRIPTION).write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
 
-    assert "format 2" in refused("newer", lambda folder: rewrite(folder, format=2))
+    assert "format 3" in refused("newer", lambda folder: rewrite(folder, format=3))
     assert "`routing`" in refused("less", lambda folder: rewrite(folder, routing=None))
 
     def drop_a_router(folder: Path) -> None:

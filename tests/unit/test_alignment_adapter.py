@@ -90,7 +90,7 @@ def leave_result(ctx: StageContext, *, value: float = 5.0, **change: Any) -> Non
     [
         (DiscriminatorSettings, {"top_k": 4}, "leaves a token 3 experts"),
         (DiscriminatorSettings, {"experts": 3, "top_k": 3}, "leaves a token 2 experts"),
-        (DiscriminatorSettings, {"noise": 0.5}, "noise"),
+        (DiscriminatorSettings, {"noise": 1.5}, "noise"),
         (DiscriminatorSettings, {"steps": 0}, "steps"),
         (AlignSettings, {"group_size": 1}, "group_size"),
         (AlignSettings, {"rollout": {"temperature": 0.7}}, "must be 1"),

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from integrations.alignment.settings.kinds import Count, Natural, Positive, Rate, Weight
+from integrations.alignment.settings.modes import Mode, ModeSettings
 from integrations.alignment.settings.precision import PrecisionSettings
 from integrations.alignment.settings.rollout import RolloutSettings
-from integrations.contract import Settings
 
 
-class DiscriminatorSettings(Settings):
+class DiscriminatorSettings(ModeSettings):
     """Builds the discriminator and warms it up on pairs of a demonstration and the policy's own response."""
 
+    PAPER: ClassVar[Mapping[str, Any]] = {
+        "score": "head",
+        "heads": "shared",
+        "positions": "text",
+        "reasoning": "alone",
+        "terminator": "turn-end",
+        "routing": "free",
+        "noise": 0.5,
+    }
+
     kind: Literal["discriminator"] = "discriminator"
+
+    mode: Mode = "prism"
+    """`prism`: the defaults below. `paper`: those of the paper's code, for every field whose text names one; a field
+    that is given keeps its value in both. `paper` is how the authors' published discriminator reads and scores."""
 
     teacher: str = "teacher"
     """Name of the pool with the demonstrations: `<teacher>.jsonl` in the run's data folder."""
@@ -47,7 +62,24 @@ class DiscriminatorSettings(Settings):
 
     upcycle_from: str = "policy"
     """Dense checkpoint whose copies become the experts: `policy` (the stage's parent) or a folder. The likelihood
-    ratio starts at zero only with `policy`."""
+    ratio starts at zero only with `policy`. The paper uses a smaller model of the policy's family."""
+
+    init_from: str | None = None
+    """Folder with a discriminator to start from in place of an upcycled one: a result of this stage, or the authors'
+    published one (`mode: paper`). It must read and score as the fields here say, and have the policy's vocabulary;
+    `upcycle_from`, `noise` and `router_std` are then of no use."""
+
+    architecture: Literal["moe", "dense"] = "moe"
+    """`moe`: a mixture of experts. `dense`: the checkpoint as it is, without experts or routing: the dense
+    discriminator of the paper's ablation (there a larger model, of the experts' active size)."""
+
+    inputs: Literal["multimodal", "text"] = "multimodal"
+    """`multimodal`: prompt with images. `text`: the images are left out, so a caption can be judged by its style
+    alone: the text-only discriminator of the paper's ablation."""
+
+    positions: Literal["multimodal", "text"] = "multimodal"
+    """`multimodal`: the true positions in time, height and width. `text`: every token counts up by one on all three
+    axes, as in the paper's code; where things are in the image is then lost to the discriminator."""
 
     experts: Annotated[int, Field(ge=3)] = 4
     """Experts per layer. With `routing: roles` the first is perception's own, the last reasoning's own."""
@@ -55,20 +87,40 @@ class DiscriminatorSettings(Settings):
     top_k: Count = 2
     """Experts that process each token."""
 
-    noise: Annotated[float, Field(ge=0, le=0.1)] = 1e-3
-    """Standard deviation of the noise that tells the expert copies apart, as a share of each weight matrix's own."""
+    noise: Annotated[float, Field(ge=0, le=1)] = 1e-3
+    """Standard deviation of the noise that tells the expert copies apart, as a share of each weight matrix's own. The
+    paper's code adds 0.01 whatever the weight, about half of a deviation of 0.02 (`paper`: 0.5), which damages the
+    copies before the first step."""
 
     router_std: Weight = 0.02
     """Standard deviation of the routers' initial weights. With 0 all tokens start on the same experts."""
 
     routing: Literal["roles", "free"] = "roles"
     """`roles`: prompt and image tokens route over all experts, perception over all but the last, reasoning over all
-    but the first. `free`: every token over all experts, as in the paper's own code."""
+    but the first. `free`: every token over all experts, as in the paper's code, where no expert is of one role."""
 
     score: Literal["likelihood_ratio", "head"] = "likelihood_ratio"
     """`likelihood_ratio`: log-probability of the segment under the discriminator minus under the stage's policy, so it
-    starts near zero and needs no new parameters. `head`: a scalar read at the segment's last token, one head per
-    role, as in the paper; it learns style before content."""
+    starts near zero and needs no new parameters. `head`: a scalar read at the segment's last token, as in the paper;
+    it learns style before content."""
+
+    heads: Literal["per_role", "shared"] = "per_role"
+    """With `score: head`. `per_role`: one head for perception, one for reasoning. `shared`: one that reads both, as in
+    the paper's code. In fp32 and without dropout in either case: in bfloat16, scores within a group tie."""
+
+    reasoning: Literal["after_caption", "alone"] = "after_caption"
+    """`after_caption`: prompt, caption and reasoning are one sequence, so reasoning that contradicts the caption can
+    be seen. `alone`: reasoning follows the prompt without its caption, as in the paper's code; each segment is then
+    a turn of its own with its own terminator, and costs a sequence of its own."""
+
+    terminator: Literal["end-of-turn", "turn-end"] = "end-of-turn"
+    """What follows the last token of demonstration and response alike, and where a head reads: `end-of-turn` is
+    `<|im_end|>`; `turn-end` adds the chat template's newline, as the paper's warm-up does. The paper's game ends
+    demonstrations with a padding token and responses with another, which tells them apart and is no option."""
+
+    teacher_tokens: Count | None = None
+    """Tokens kept of each segment of a demonstration; null: all of them. The paper's code cuts at 512, after which
+    length and a missing end tell demonstrations from responses. The game does as this stage did."""
 
     score_regulariser: Weight = 1e-3
     """Weight of the mean squared score, which keeps scores near zero without a hard clip."""
@@ -92,7 +144,7 @@ class DiscriminatorSettings(Settings):
     """Number formats and memory."""
 
     @model_validator(mode="after")
-    def _experts_suffice(self) -> Self:
+    def _fits_together(self) -> Self:
         allowed = self.experts - 1 if self.routing == "roles" else self.experts
         if self.top_k > allowed:
             raise ValueError(f"top_k is {self.top_k}, but `routing: {self.routing}` leaves a token {allowed} experts")
