@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from integrations.alignment import batching, losses
+from integrations.alignment import batching, losses, sharding
 from integrations.alignment.description import Description
 from integrations.alignment.model import prepare
 from integrations.alignment.policy import token_log_probs
@@ -84,6 +84,9 @@ class Discriminator:
 
     def evidence(self, prompts: Sequence[Prompt], which: Sequence[int], segments: Sequence[Segments]) -> torch.Tensor:
         """(2, R) the model's own part of the score, with gradient; adds to `routing`'s sums."""
+        return sharding.run(self.backbone, self._evidence, prompts, which, segments)
+
+    def _evidence(self, prompts: Sequence[Prompt], which: Sequence[int], segments: Sequence[Segments]) -> torch.Tensor:
         device = self.banned_V.device
         prompts = seen_by(self.description, self.backbone.config, prompts)
         branches = Branches.of(which, segments, self.description.reasoning)

@@ -23,7 +23,6 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from integrations.alignment.world import World
 
-Named = Iterable[tuple[str, nn.Parameter]]
 Result = TypeVar("Result")
 
 
@@ -87,66 +86,57 @@ class _Reach(torch.autograd.Function):
 
 @torch.no_grad()
 def part(parameter: nn.Parameter) -> nn.Parameter:
-    """This process's part of a parameter, in the same memory; all of it where it is not taken apart."""
+    """This process's part of a parameter, in the same memory; itself where it is not taken apart."""
     return nn.Parameter(parameter.to_local()) if isinstance(parameter, DTensor) else parameter
 
 
-def parts(parameters: Named) -> dict[str, torch.Tensor]:
-    """This process's part of each parameter."""
-    return {name: part(value).detach() for name, value in parameters}
-
-
 @torch.no_grad()
-def whole(parameters: Named, world: World) -> dict[str, torch.Tensor]:
-    """The parameters put together, in the first process's main memory; nothing in the others, which must call it too.
+def full(parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter put together from all processes' parts, which must all ask for it; itself where it is in one."""
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
 
-    Where the process is alone, the parameters themselves.
+
+def cut(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """This process's part of a full value for the parameter; every process has the value."""
+    if not isinstance(parameter, DTensor):
+        return value
+    placed = distribute_tensor(
+        value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
+    )
+    return placed.to_local()
+
+
+def like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """This process's part of a parameter's values, in whatever format, as a tensor that `full` puts together."""
+    if not isinstance(parameter, DTensor):
+        return value
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return DTensor.from_local(value, mesh, placements, shape=parameter.shape, stride=parameter.stride())
+
+
+def collect(weights: Iterable[tuple[str, torch.Tensor]], world: World) -> dict[str, torch.Tensor]:
+    """All of some full weights at once: in the first process, in main memory where there are others; empty in those."""
+    if world.size == 1:
+        return dict(weights)
+    return {name: value.cpu() for name, value in weights if world.first}
+
+
+def gather_gradients(parameters: Mapping[str, nn.Parameter], parts: Mapping[str, nn.Parameter], world: World) -> float:
+    """Give every part its share of the gradient, summed over processes; returns the whole gradient's norm.
+
+    FSDP has summed those of what it took apart. What lies whole in every process (a head) is summed here.
     """
     if world.size == 1:
-        return dict(parameters)
-    found = {}
-    for name, value in parameters:
-        full = value.full_tensor() if isinstance(value, DTensor) else value
-        if world.first:
-            found[name] = full.detach().cpu()
-    return found
-
-
-@torch.no_grad()
-def copy_whole(source: Named, target: Named) -> None:
-    """Set every parameter of `target`, which is not taken apart, to that of `source`, which may be."""
-    values = dict(target)
-    for name, value in source:
-        values[name].copy_(value.full_tensor() if isinstance(value, DTensor) else value)
-
-
-@torch.no_grad()
-def fill(parameters: Named, values: Mapping[str, torch.Tensor]) -> None:
-    """Set parameters to what `whole` or `parts` gave.
-
-    Raises:
-        ValueError: the names or shapes are others.
-    """
-    own = dict(parameters)
-    if own.keys() != values.keys():
-        raise ValueError(f"the parameters are not this model's: {sorted(own.keys() ^ values.keys())[:3]}")
-    for name, parameter in own.items():
-        value = values[name]
-        if isinstance(parameter, DTensor) and value.shape == parameter.shape:
-            placed = distribute_tensor(
-                value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
-            )
-            value = placed.to_local()
-        local = part(parameter)
-        if local.shape != value.shape:
-            raise ValueError(f"{name} has the shape {tuple(value.shape)}, not {tuple(local.shape)}")
-        local.copy_(value)
-
-
-def total_norm(gradients: Iterable[torch.Tensor], apart: Iterable[bool], world: World) -> float:
-    """Euclidean norm of a gradient whose parts marked `apart` are this process's share of it."""
+        gradients = [value.grad for value in parameters.values() if value.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
     own, shared = 0.0, 0.0
-    for value, is_part in zip(gradients, apart, strict=True):
-        square = float(value.detach().double().square().sum())
-        own, shared = (own + square, shared) if is_part else (own, shared + square)
+    for name, value in parameters.items():
+        if value.grad is None:
+            continue
+        if isinstance(value.grad, DTensor):
+            parts[name].grad = value.grad.to_local()
+            own += float(parts[name].grad.double().square().sum())
+        else:
+            parts[name].grad = world.total(value.grad)
+            shared += float(parts[name].grad.double().square().sum())
     return math.sqrt(world.sum(own) + shared)
