@@ -1,14 +1,14 @@
 """Sampling responses: each prompt is read once, its group decoded together, finished rows dropped as they end.
 
 Every sample has its own random stream, so a response depends on its prompt, seed and sample index and not on the
-batch it was decoded in. The engine behind the small interface here is transformers; the game and the evaluator need
-only `generate`, the server only `Rollouts.stream`.
+batch it was decoded in. This is the transformers engine of `engines.Engine`; the evaluator needs only `generate`, the
+server only `Rollouts.stream`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,12 @@ from integrations.errors import StageFailed
 Seeds = Sequence[int] | Callable[[Row, int], int]
 """One seed per row, or a function of row and sample index."""
 
+Weights = Iterable[tuple[str, torch.Tensor]]
+"""A policy's whole tensors by its parameters' names, a tied one once, as `Player.weights` gives them."""
+
+
+COPY_THE_MODEL = "sample a model of the policy's own architecture"
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -37,6 +43,9 @@ class Generation:
     """Without the end of turn."""
     finished: bool
     """The end of turn was reached within the limit."""
+    log_probs: list[float] | None = field(default=None, compare=False)
+    """Per token its log-probability at temperature 1 among the tokens that may be sampled, as `policy.token_log_probs`
+    defines it, computed by the engine while it sampled. None where an engine does not tell it."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,32 @@ class Rollouts:
         self.vocabulary = Vocabulary(encoder.tokenizer)
         self.banned = banned_tokens(encoder.tokenizer, model.lm_head.out_features).to(model.lm_head.weight.device)
 
+    def sync(self, weights: Weights) -> dict[str, float]:
+        """Nothing to do: the model is the trainer's own, so its weights are always the latest."""
+        return {}
+
+    @torch.no_grad()
+    def load(self, weights: Weights) -> None:
+        """Take over a policy's weights, where the model is a copy of its own (see `engines.Synced`).
+
+        Raises:
+            StageFailed: names or shapes are not the model's.
+        """
+        missing = dict(self.model.named_parameters())
+        for name, value in weights:
+            own = missing.pop(name, None)
+            if own is None or own.shape != value.shape:
+                raise StageFailed(f"the rollout engine has no `{name}` of shape {tuple(value.shape)}", COPY_THE_MODEL)
+            own.copy_(value)
+        if missing:
+            raise StageFailed(f"the rollout engine was not given `{min(missing)}`", COPY_THE_MODEL)
+
+    def sleep(self) -> None:
+        """Nothing to do: a model of transformers stays where it is."""
+
+    def wake(self) -> None:
+        """Nothing to do."""
+
     def sample(
         self, rows: Sequence[Row], samples: int, sampling: Sampling, seeds: Seeds, batch_size: int
     ) -> list[list[Generation]]:
@@ -127,15 +162,17 @@ class Rollouts:
         language, hidden, mask, position = self.model.model.language_model, state.last_BH, state.mask_BP, state.next_B
         live = torch.arange(len(keys), device=device)
         tokens = torch.full((len(keys), sampling.max_new_tokens), -1, dtype=torch.int64, device=device)
+        log_probs = torch.zeros(tokens.shape, device=device)
         for step in range(sampling.max_new_tokens):
             logits = self.model.lm_head(hidden).float().masked_fill(self.banned, -torch.inf)
             chosen = choose(logits, uniforms[live, step], sampling)
             tokens[live, step] = chosen
+            log_probs[live, step] = logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
             going = chosen != self.vocabulary.end
             if step + 1 == sampling.max_new_tokens:
                 going = torch.zeros_like(going)
             keep = going.nonzero()[:, 0]
-            yield self._ended(tokens, live[~going], step + 1)
+            yield self._ended(tokens, log_probs, live[~going], step + 1)
             if not len(keep):
                 return
             if len(keep) < len(chosen):
@@ -151,12 +188,13 @@ class Rollouts:
             ).last_hidden_state[:, -1]
             position = position + 1
 
-    def _ended(self, tokens: torch.Tensor, which: torch.Tensor, length: int) -> list[tuple[int, Generation]]:
+    def _ended(
+        self, tokens: torch.Tensor, log_probs: torch.Tensor, which: torch.Tensor, length: int
+    ) -> list[tuple[int, Generation]]:
         """Responses `which` of the batch, `length` tokens each."""
-        found = zip(which.tolist(), tokens[which, :length].tolist(), strict=True)
-        return [
-            (index, Generation(ids, self.vocabulary.text(ids), ids[-1] == self.vocabulary.end)) for index, ids in found
-        ]
+        found = zip(which.tolist(), tokens[which, :length].tolist(), log_probs[which, :length].tolist(), strict=True)
+        end, text = self.vocabulary.end, self.vocabulary.text
+        return [(index, Generation(ids, text(ids), ids[-1] == end, values)) for index, ids, values in found]
 
 
 def generate(

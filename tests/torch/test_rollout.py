@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration
 
 from integrations.alignment.batching import Tails, continue_prompts, read_prompts, repeat
 from integrations.alignment.model import banned_tokens
+from integrations.alignment.policy import response_log_probs
 from integrations.alignment.prompts import Encoder
-from integrations.alignment.rollout import Sampling, choose, generate
+from integrations.alignment.rollout import Rollouts, Sampling, choose, generate
 from integrations.alignment.seeds import derive
 from integrations.common.rows import Row
 
@@ -77,6 +80,28 @@ def test_samples_do_not_depend_on_batch_or_order(policy: Any, processor: Any, wo
     backwards = generate(policy, processor, rows[::-1], world[0], batch_size=6, **options)[::-1]
     assert together == alone == backwards
     assert len({tuple(sample.token_ids) for sample in together[0]}) == 3
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.0), Sampling(0.7, top_p=0.8, top_k=50)])
+def test_log_probs_are_the_trainers(sampling: Sampling, policy: Any, encoder: Encoder, world: World) -> None:
+    """Whatever the sampling, they are the policy's own: at temperature 1 over the tokens that may be sampled."""
+    rows, rollouts = world[1][:6], Rollouts(policy, encoder)
+    rollouts.banned[12 : rollouts.vocabulary.end] = True  # so that the end of turn is among few, and lengths are ragged
+    sampling = replace(sampling, max_new_tokens=16)
+    groups = rollouts.sample(rows, 3, sampling, range(6), 64)
+    responses = [item for group in groups for item in group]
+    which = [index for index in range(6) for _ in range(3)]
+    prompts = [encoder.encode(row) for row in rows]
+    with torch.no_grad():
+        expected, _, mask = response_log_probs(
+            policy, prompts, which, [item.token_ids for item in responses], rollouts.banned
+        )
+    told = [item.log_probs for item in responses]
+    assert [len(values or ()) for values in told] == mask.sum(1).tolist()
+    torch.testing.assert_close(
+        torch.tensor([value for values in told for value in values or ()]), expected[mask], atol=1e-5, rtol=0
+    )
+    assert len({len(item.token_ids) for item in responses}) > 2 or sampling.temperature == 0
 
 
 def test_samples_follow_the_models_distribution() -> None:
