@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -13,11 +14,12 @@ from typing import Any
 import torch
 
 from integrations.alignment.description import read_description
+from integrations.alignment.engines import Sampler, open_sampler
+from integrations.alignment.formats import narrow
 from integrations.alignment.job import Job
 from integrations.alignment.model import banned_tokens, load_policy, load_processor
 from integrations.alignment.pool import TeacherPool, read_pool
 from integrations.alignment.prompts import Encoder
-from integrations.alignment.rollout import Rollouts
 from integrations.alignment.segments import Splitter
 from integrations.alignment.world import World
 
@@ -31,7 +33,7 @@ class Session:
     splitter: Splitter
     pool: TeacherPool
     encoder: Encoder
-    rollouts: Rollouts
+    rollouts: Sampler
     banned_V: torch.Tensor
     world: World = field(default_factory=World)
 
@@ -44,7 +46,7 @@ def open_session(job: Job) -> Session:
     """
     processor = load_processor(job.base_model)
     policy = load_policy(job.policy, job.device)
-    policy.model.visual.requires_grad_(not job.settings.precision.freeze_vision)
+    freeze(policy, job.settings.precision)
     reads = job.settings if job.discriminator is None else read_description(job.discriminator)
     splitter = Splitter(processor.tokenizer, reads.reasoning, reads.terminator)
     path = job.data_dir / f"{job.settings.teacher}.jsonl"
@@ -53,7 +55,27 @@ def open_session(job: Job) -> Session:
         print(f"left out {name}: its demonstration has not the three blocks", flush=True)
     encoder = Encoder(processor, job.data_dir)
     banned = banned_tokens(processor.tokenizer, policy.lm_head.out_features).to(job.device)
-    return Session(job, policy, splitter, pool, encoder, Rollouts(policy, encoder), banned)
+    rollouts = open_sampler(job, policy, encoder, pool.held_out, banned)
+    return Session(job, policy, splitter, pool, encoder, rollouts, banned)
+
+
+def freeze(model: Any, precision: Any) -> None:
+    """Take the vision tower of a policy or a discriminator's backbone out of the training, where that is asked for."""
+    if precision.freeze_vision:
+        model.model.visual.requires_grad_(False)
+
+
+def reference_of(policy: Any, precision: Any) -> Any:
+    """The starting policy, which scores and divergences are measured against: no gradient, in the compute format.
+
+    Call it before the policy gets adapters: with them the policy's own weights stay as they are, so the reference
+    shares them and takes no memory.
+    """
+    shared = {id(value): value for value in policy.parameters()} if precision.lora else {}
+    reference = copy.deepcopy(policy, shared).requires_grad_(False)
+    if precision.compute == "bf16" and not shared:
+        narrow(reference.named_parameters())
+    return reference
 
 
 class Reporter:
