@@ -11,8 +11,9 @@ import numpy as np
 
 from integrations.alignment import contest, losses
 from integrations.alignment.discriminator import Discriminator
+from integrations.alignment.engines import Sampler
 from integrations.alignment.pool import TeacherPool
-from integrations.alignment.rollout import Rollouts, Sampling
+from integrations.alignment.rollout import Sampling
 from integrations.alignment.seeds import derive
 from integrations.alignment.segments import ROLES, Splitter
 from integrations.common.rows import Row
@@ -23,7 +24,7 @@ SAMPLES = 2
 
 def check(
     discriminator: Discriminator,
-    rollouts: Rollouts,
+    rollouts: Sampler,
     pool: TeacherPool,
     splitter: Splitter,
     sampling: Sampling,
