@@ -27,6 +27,8 @@ class Options:
     """`world` and `model`: settings of a digits world and its model, for measurements that need one."""
     work: Path
     """An empty folder to work in."""
+    size: str | None = None
+    """Dimensions to measure at, where a measurement has several."""
 
 
 def take_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> Times:
@@ -69,6 +71,7 @@ def main(measure: Callable[[Options], dict[str, Any]]) -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--digits", type=Path, required=True)
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--size")
     given = parser.parse_args()
-    options = Options(given.rounds, json.loads(given.digits.read_text(encoding="utf-8")), given.work)
+    options = Options(given.rounds, json.loads(given.digits.read_text(encoding="utf-8")), given.work, given.size)
     write_json(given.out, measure(options))

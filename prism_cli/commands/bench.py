@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,9 @@ def bench(
         int | None, typer.Option(min=1, help="How often each side runs. [default: the measurement's own]")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for measurements inside an engine.")] = 1,
+    size: Annotated[
+        str | None, typer.Option(help="Dimensions, where a measurement has several: tiny, small, 2b, 4b (alignment).")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Measure how fast a part of prism is.
@@ -44,7 +48,8 @@ def bench(
         _list(found, json_)
         return
     benchmark = _known(found, name)
-    measured = {"name": benchmark.name, **_measure(benchmark, rounds, threads, quiet=json_)}
+    chosen = {"--rounds": rounds, "--size": size}
+    measured = {"name": benchmark.name, **_measure(benchmark, chosen, threads, quiet=json_)}
     if json_:
         print(json.dumps(measured, indent=2))
     else:
@@ -81,7 +86,7 @@ def _known(found: list[Benchmark], name: str) -> Benchmark:
     raise BadInput(f"there is no benchmark `{name}`", f"choose one of: {', '.join(b.name for b in found)}")
 
 
-def _measure(benchmark: Benchmark, rounds: int | None, threads: int, quiet: bool) -> dict[str, Any]:
+def _measure(benchmark: Benchmark, chosen: Mapping[str, object], threads: int, quiet: bool) -> dict[str, Any]:
     import tempfile
 
     from benchmarks.digits.settings import DigitsWorld, TinyModel
@@ -95,7 +100,8 @@ def _measure(benchmark: Benchmark, rounds: int | None, threads: int, quiet: bool
         small = DigitsWorld(base_reading=500, base_questions=500, sft_public=500, sft_clean=100, teacher=100, rlvr=10)
         write_json(digits, {"world": small.model_dump(mode="json"), "model": TinyModel().model_dump(mode="json")})
         arguments = ["-m", f"benchmarks.perf.{benchmark.name}", "--out", str(out), "--work", str(work)]
-        arguments += ["--digits", str(digits), *(["--rounds", str(rounds)] if rounds else [])]
+        arguments += ["--digits", str(digits)]
+        arguments += [word for name, value in chosen.items() if value is not None for word in (name, str(value))]
         code = _run(benchmark, arguments, threads, log, quiet)
         measured = read_json(out)
         if code != 0 or measured is None:
@@ -157,6 +163,9 @@ def _print(benchmark: Benchmark, measured: dict[str, Any]) -> None:
         low, high = measured["range"][side]
         rows.append([side, f"{seconds:.3f}", f"{low:.3f} - {high:.3f}"])
     print_table(["side", "median s", "range"], rows, title=benchmark.what, numbers=[1, 2])
+    for table in measured.get("tables", []):
+        numbers = range(1, len(table["columns"]))
+        print_table(table["columns"], table["rows"], title=table["title"], numbers=numbers)
     for label, ratio in measured["ratios"].items():
         print(f"{label}: {ratio:.2f}")
     facts = ", ".join(f"{key} {value}" for key, value in measured["facts"].items())

@@ -16,20 +16,20 @@ from prism_cli.engines.environments import Environment, names
 def test_list_names_every_measurement_and_where_it_runs(capsys):
     assert main(["bench", "--json"]) == 0
     found = {b["name"]: b for b in json.loads(capsys.readouterr().out)["benchmarks"]}
-    assert {"cli", "compare", "rollout", "shared_prompt"} <= {*found}
+    assert {"alignment", "cli", "compare", "rollout"} <= {*found}
     assert found["cli"]["engine"] is None
     for told in found.values():
         assert told["engine"] in (None, *names())
         assert told["what"].endswith((".", ":"))
     assert main(["bench"]) == 0
-    assert "shared_prompt" in capsys.readouterr().out
+    assert "alignment" in capsys.readouterr().out
 
 
 def test_unknown_measurement_is_refused(capsys):
     assert main(["bench", "nothing"]) == 2
     told = capsys.readouterr().err
     assert "no benchmark `nothing`" in told
-    assert "cli, compare, reward, rollout, shared_prompt" in told
+    assert "alignment, cli, compare, reward, rollout" in told
 
 
 def test_cli_as_json(capsys):
@@ -76,7 +76,13 @@ def test_measurements_in_the_engine_compare_equal_work(alignment_env: Environmen
     assert main(["bench", "rollout", "--rounds", "1", "--json"]) == 0
     tokens = json.loads(capsys.readouterr().out)["facts"]["tokens"]
     assert len({*tokens.values()}) == 1
-    assert main(["bench", "shared-prompt", "--rounds", "1", "--json"]) == 0
+    assert main(["bench", "alignment", "--rounds", "1", "--size", "tiny", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert max(found["facts"]["gradient_differences"].values()) < 1e-4
-    assert {*found["ratios"]} == {"one by one / prompts shared", "padded / prompts shared"}
+    assert max(found["differences"].values()) < 1e-4
+    assert {*found["ratios"]} == {"discriminator", "policy", "step", "memory"}
+    assert found["phases"]["discriminator, reference"]["images"] == 6 * found["facts"]["group"]
+    assert found["phases"]["discriminator, fused"]["images"] == 1
+    bench._print(bench.Benchmark("alignment", "alignment", "A step."), found)
+    told = capsys.readouterr().out
+    assert "discriminator, micro" in told
+    assert "step FLOP" in told

@@ -1,0 +1,268 @@
+"""A step of alignment without its rollouts: prompts shared and passed once, against the published code's scheme.
+
+Both sides have the same weights, data, threads and optimizers and take turns in one process; `_reference` says what
+the published code's scheme is. A step of the `small` size is one prompt of 256 tokens, 192 of them an image, a
+demonstration and 16 responses of 100 tokens of caption and 300 of reasoning. Before anything is timed, scores and
+gradients of both sides are compared.
+
+    prism bench alignment                 on a CPU, one thread
+    prism bench alignment --size 2b       a 2B policy and discriminator with random weights, bfloat16, on a GPU
+
+`discriminator` is scoring and the discriminator's step, `fused` from one pass or `micro` in parts; `policy` is the
+policy's step, with the pass for old log-probabilities where the scheme has one; `step` is both. `memory` compares the
+most that `micro` and the reference hold beyond weights and optimizer. Ratios are the reference's figure over ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.perf import _costs, _models, _reference
+from benchmarks.perf._counting import count, peak_memory
+from benchmarks.perf._digits import machine, synchronize
+from benchmarks.perf._models import Shape, Size, Step
+from benchmarks.perf._timing import Options, main, result, take_turns
+from integrations.alignment import contest, losses
+from integrations.alignment.discriminator import Discriminator, new_heads
+from integrations.alignment.players import Player
+from integrations.alignment.policy import response_log_probs
+from integrations.alignment.world import World
+
+ENGINE = "alignment"
+ROUNDS = 3
+REGULARISER = 1e-3
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
+"""Largest difference of gradients, relative to their norm, that counts as rounding."""
+MEASURED = ((64, 16), (256, 4), (1024, 4))
+"""Prompt lengths and group sizes whose ratios are measured in one round each, beside the whole table computed."""
+
+JUDGE, JUDGE_FUSED, JUDGE_MICRO = "discriminator, reference", "discriminator, fused", "discriminator, micro"
+JUDGE_RATIO, JUDGE_ALONE = "discriminator, fused, likelihood ratio", "discriminator, fused, reasoning alone"
+POLICY, POLICY_OURS = "policy, reference", "policy"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The models, each with one set of weights that both sides use."""
+
+    plain: Any
+    """The discriminator's backbone as transformers runs it."""
+    judge: _reference.Judge
+    discriminators: dict[str, Discriminator]
+    """By side."""
+    policy: Any
+    players: dict[str, Player]
+    """`discriminator` and `policy`."""
+
+    @property
+    def models(self) -> list[Any]:
+        """Everything that runs."""
+        return [self.plain, *(item.backbone for item in self.discriminators.values()), self.policy]
+
+
+def build(size: Size, device: str, dtype: torch.dtype) -> Bench:
+    """Models with random weights; they learn at rate zero, so every round has the same weights."""
+    plain = _models.backbone(size.discriminator, device, dtype)
+    policy = _models.policy(size.policy, device, dtype)
+    heads = new_heads(size.discriminator.hidden, 0, device=device)
+    discriminators = {
+        JUDGE_FUSED: _models.discriminator(_models.twin(plain), heads, reasoning="after_caption"),
+        JUDGE_ALONE: _models.discriminator(_models.twin(plain), heads, reasoning="alone"),
+        JUDGE_RATIO: _models.discriminator(_models.twin(plain), None, reasoning="after_caption", reference=policy),
+    }
+    options: dict[str, Any] = {"learning_rate": 0.0, "weight_decay": 0.0, "warmup_steps": 0, "gradient_clip": 1.0}
+    trained = [*plain.named_parameters(), *((f"heads.{name}", value) for name, value in heads.named_parameters())]
+    players = {
+        "discriminator": Player("discriminator", trained, **options),
+        "policy": Player("policy", policy.named_parameters(), **options),
+    }
+    return Bench(plain, _reference.Judge(plain, heads), discriminators, policy, players)
+
+
+def learn(bench: Bench, side: str, step: Step, micro_prompts: int) -> contest.Scores:
+    """This engine's discriminator step, without the load-balancing loss that the published code leaves out."""
+    batch = contest.Batch(step.prompts, step.teachers, step.students, step.which)
+    objective = contest.Objective(REGULARISER, 0.0, micro_prompts)
+    scores, _ = contest.learn(bench.discriminators[side], bench.players["discriminator"], batch, objective, 0, World())
+    return scores
+
+
+def update_policy(bench: Bench, step: Step) -> None:
+    """This engine's policy step."""
+    player, model = bench.players["policy"], bench.policy
+    banned_V = torch.zeros(model.lm_head.out_features, dtype=torch.bool, device=model.lm_head.weight.device)
+    player.begin(0)
+    log_probs, _, mask = response_log_probs(
+        model, step.prompts, step.which, [student.ids for student in step.students], banned_V
+    )
+    weights = torch.tensor(step.advantages).to(log_probs)[:, None].expand_as(log_probs)
+    loss = losses.policy_loss(log_probs, weights, mask, int(mask.sum()))
+    loss.backward()
+    player.finish(float(loss.detach()))
+
+
+def sides(bench: Bench, step: Step) -> dict[str, Callable[[], object]]:
+    """What is measured, by name."""
+    everything = len(step.prompts)
+    found: dict[str, Callable[[], object]] = {
+        JUDGE: lambda: bench.judge.learn(bench.players["discriminator"], step, REGULARISER),
+        JUDGE_MICRO: lambda: learn(bench, JUDGE_FUSED, step, 1),
+        POLICY: lambda: _reference.update_policy(bench.policy, bench.players["policy"], step),
+        POLICY_OURS: lambda: update_policy(bench, step),
+    }
+    for side in bench.discriminators:
+        found[side] = lambda side=side: learn(bench, side, step, everything)  # type: ignore[misc]
+    return {name: _awaited(found[name]) for name in sorted(found)}
+
+
+def _awaited(run: Callable[[], object]) -> Callable[[], object]:
+    def wait() -> object:
+        done = run()
+        synchronize()
+        return done
+
+    return wait
+
+
+def measure(options: Options) -> dict[str, Any]:
+    size = _models.SIZES[options.size or "small"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    bench = build(size, device, torch.bfloat16 if device == "cuda" else torch.float32)
+    step = _models.step(size)
+    differences = check(bench, step)
+    runs = sides(bench, step)
+    work = {name: count(run, *bench.models) for name, run in runs.items()}
+    peaks = {name: _peak(bench, run, device) for name, run in runs.items()}
+    times = take_turns(runs, options.rounds or ROUNDS)
+    pairs = {"discriminator": (JUDGE, JUDGE_FUSED), "policy": (POLICY, POLICY_OURS)}
+    worst = f"{max(differences.values()):.1e}"
+    found = result(times, pairs, largest_difference=worst, **vars(size.shape), **machine())
+    found["differences"] = differences
+    found["ratios"]["step"] = _step_ratio(times, JUDGE_FUSED)
+    found["ratios"]["memory"] = peaks[JUDGE] / peaks[JUDGE_MICRO]
+    found["micro"] = {
+        "discriminator": median(a / b for a, b in zip(times[JUDGE], times[JUDGE_MICRO], strict=True)),
+        "step": _step_ratio(times, JUDGE_MICRO),
+    }
+    found["phases"] = {name: vars(work[name]) | {"peak_bytes": peaks[name]} for name in runs}
+    found["growth"] = growth(size, bench)
+    found["tables"] = [_phase_table(found), _growth_table(found["growth"])]
+    return found
+
+
+def _peak(bench: Bench, run: Callable[[], object], device: str) -> int:
+    """Peak without the gradients of the run before; the optimizers' moments are there already."""
+    for player in bench.players.values():
+        player.begin(0)
+    return peak_memory(run, device)
+
+
+def _step_ratio(times: dict[str, list[float]], ours: str) -> float:
+    return median(
+        (a + c) / (b + d)
+        for a, b, c, d in zip(times[JUDGE], times[ours], times[POLICY], times[POLICY_OURS], strict=True)
+    )
+
+
+def check(bench: Bench, step: Step) -> dict[str, float]:
+    """How far scores and gradients of both sides are apart, relative to their norm.
+
+    The published scheme reads reasoning without its caption, so it is compared with `reasoning: alone`; where this
+    engine's own way is timed, the reference is compared with reasoning read after the caption.
+
+    Raises:
+        AssertionError: further apart than rounding explains.
+    """
+    found = {}
+    judge = bench.judge
+    for side, sees_caption in ((JUDGE_ALONE, False), (JUDGE_FUSED, True)):
+        other = _reference.Judge(judge.backbone, judge.heads, sees_caption)
+        theirs = other.learn(bench.players["discriminator"], step, REGULARISER)
+        gradient = _gradient(bench.players["discriminator"])
+        ours = learn(bench, side, step, len(step.prompts)).student_2R
+        found[f"{side}: scores"] = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+        found[f"{side}: gradient"] = _apart(_gradient(bench.players["discriminator"]), gradient)
+    _reference.update_policy(bench.policy, bench.players["policy"], step)
+    gradient = _gradient(bench.players["policy"])
+    update_policy(bench, step)
+    found["policy: gradient"] = _apart(_gradient(bench.players["policy"]), gradient)
+    worst = max(found.values())
+    assert worst < TOLERANCE[bench.policy.dtype], f"the sides compute different things: {found}"
+    return found
+
+
+def _gradient(player: Player) -> dict[str, torch.Tensor]:
+    return {name: value.grad.clone() for name, value in player.parameters.items() if value.grad is not None}
+
+
+def _apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys(), "the sides train different parameters"
+    difference = sum(float((one[name] - other[name]).float().norm() ** 2) for name in one)
+    return (difference / sum(float(value.float().norm() ** 2) for value in other.values())) ** 0.5
+
+
+def growth(size: Size, bench: Bench) -> list[dict[str, Any]]:
+    """How the ratios change with the prompt's length and the group's size: computed everywhere, measured at some."""
+    rows = []
+    for prompt in (64, 256, 1024):
+        for group in (4, 16, 32):
+            shape = replace(_models.with_prompt(size.shape, prompt), group=group)
+            row: dict[str, Any] = {"prompt": prompt, "group": group, "flops": _costs.ratios(size, shape)}
+            if (prompt, group) in MEASURED:
+                row["seconds"] = _measured(size, shape, bench)
+            rows.append(row)
+    return rows
+
+
+def _measured(size: Size, shape: Shape, bench: Bench) -> dict[str, float]:
+    runs = sides(bench, _models.step(size, shape))
+    chosen = {name: runs[name] for name in (JUDGE, JUDGE_FUSED, POLICY, POLICY_OURS)}
+    times = take_turns(chosen, 1)
+    return {
+        "discriminator": times[JUDGE][0] / times[JUDGE_FUSED][0],
+        "policy": times[POLICY][0] / times[POLICY_OURS][0],
+        "step": _step_ratio(times, JUDGE_FUSED),
+    }
+
+
+def _phase_table(found: dict[str, Any]) -> dict[str, Any]:
+    rows = []
+    for name, phase in found["phases"].items():
+        seconds = found["seconds"][name]
+        rows.append(
+            [
+                name,
+                phase["tokens"],
+                phase["images"],
+                f"{phase['flops'] / 1e12:.2f}",
+                f"{seconds:.2f}",
+                f"{phase['flops'] / seconds / 1e9:.0f}",
+                f"{phase['peak_bytes'] / 2**20:.0f}",
+            ]
+        )
+    columns = ["phase", "tokens", "images", "TFLOP", "s", "GFLOP/s", "peak MiB"]
+    return {"title": "What each phase runs", "columns": columns, "rows": rows}
+
+
+def _growth_table(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    names = ("discriminator", "policy", "step")
+    cells = []
+    for row in rows:
+        measured = row.get("seconds", {})
+        computed = [f"{row['flops'][name]:.1f}" for name in names]
+        cells.append(
+            [row["prompt"], row["group"], *computed, *(f"{measured[n]:.1f}" if measured else "" for n in names)]
+        )
+    short = ("discr.", "policy", "step")
+    columns = ["prompt", "group", *(f"{name} FLOP" for name in short), *(f"{name} s" for name in short)]
+    return {"title": "Reference over ours: operations, and seconds where measured", "columns": columns, "rows": cells}
+
+
+if __name__ == "__main__":
+    main(measure)
