@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from integrations.alignment import contest, losses
+from integrations.alignment import contest
 from integrations.alignment.description import Description
 from integrations.alignment.discriminator import Discriminator, new_heads
 from integrations.alignment.model import banned_tokens
 from integrations.alignment.names import DESCRIPTION
-from integrations.alignment.players import Player
 from integrations.alignment.prompts import Encoder, Prompt
 from integrations.alignment.segments import Segments, Splitter
 from integrations.alignment.storage import HEADS, load, save
 from integrations.alignment.upcycle import copy_dense, upcycle
+from integrations.alignment.views import seen_by
 from integrations.alignment.world import World as Alone
 from integrations.common.rows import Row
 from integrations.errors import BadInput
@@ -51,26 +51,136 @@ def build(policy: Any, encoder: Encoder, **options: Any) -> Discriminator:
     return Discriminator(backbone, description, banned, reference=reference, heads=heads)
 
 
-@pytest.fixture
-def items(encoder: Encoder, world: World) -> Items:
-    """Five prompts with 0 to 2 images, and ragged responses to each."""
-    rows, splitter = world[1][:5], Splitter(encoder.tokenizer)
+PAPER = {
+    "score": "head",
+    "heads": "shared",
+    "positions": "text",
+    "reasoning": "alone",
+    "terminator": "turn-end",
+    "routing": "free",
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "heads": {"score": "head"},
+    "paper": PAPER,
+    "two turns": {"reasoning": "alone"},
+    "dense": {"architecture": "dense", "score": "head"},
+    "text only": {"inputs": "text"},
+}
+EVERY_KIND = pytest.mark.parametrize("words", KINDS.values(), ids=KINDS.keys())
+
+
+def make_items(encoder: Encoder, world: World, words: dict[str, Any] | None = None) -> Items:
+    """Five prompts with 0 to 2 images, and ragged responses to each, split as the description's words say."""
+    reading = {name: value for name, value in (words or {}).items() if name in ("reasoning", "terminator")}
+    rows, splitter = world[1][:5], Splitter(encoder.tokenizer, **reading)
     which = [0, 1, 1, 2, 3, 4, 4, 4]
     texts = [world[1][7 + r]["response"].replace("<think>", "<think>" + "so " * r) for r in range(len(which))]
     segments = [splitter.split(text) for text in texts]
     return [encoder.encode(row) for row in rows], which, [item for item in segments if item is not None]
 
 
-@pytest.mark.parametrize("routing", ["roles", "free"])
-@pytest.mark.parametrize(("experts", "top_k"), [(4, 2), (3, 1), (5, 3)])
+@pytest.fixture
+def items(encoder: Encoder, world: World) -> Items:
+    return make_items(encoder, world)
+
+
+@pytest.mark.parametrize("reasoning", ["after_caption", "alone"])
+@pytest.mark.parametrize("score", ["likelihood_ratio", "head"])
+@pytest.mark.parametrize(
+    ("routing", "experts", "top_k"), [("roles", 4, 2), ("free", 4, 2), ("roles", 3, 1), ("roles", 5, 3)]
+)
 def test_upcycled_without_noise_equals_the_dense_model(
-    policy: Any, encoder: Encoder, items: Items, routing: str, experts: int, top_k: int
+    policy: Any, encoder: Encoder, world: World, routing: str, experts: int, top_k: int, score: str, reasoning: str
 ) -> None:
-    plain = build(policy, encoder, routing=routing, noise=0.0, experts=experts, top_k=top_k)
-    own, reference = plain.evidence(*items), plain.baseline(*items)
-    torch.testing.assert_close(own.detach(), reference, atol=2e-4, rtol=1e-6)
-    noisy = build(policy, encoder, routing=routing, noise=0.05, experts=experts, top_k=top_k)
-    assert (noisy.evidence(*items) - reference).abs().max() > 1e-2
+    """Under every routing, whether the score is read by a head or summed up from likelihoods."""
+    words = {"score": score, "reasoning": reasoning}
+    items = make_items(encoder, world, words)
+    dense = build(policy, encoder, architecture="dense", **words).score(*items).detach()
+    words |= {"routing": routing, "experts": experts, "top_k": top_k}
+    plain = build(policy, encoder, noise=0.0, **words)
+    torch.testing.assert_close(plain.score(*items).detach(), dense, atol=3e-4, rtol=1e-5)
+    if score == "likelihood_ratio":
+        assert dense.abs().max() < 3e-4
+    noisy = build(policy, encoder, noise=0.05, **words)
+    assert (noisy.score(*items).detach() - dense).abs().max() > 1e-2
+
+
+def test_any_dense_model_is_upcycled(policy: Any, encoder: Encoder, items: Items) -> None:
+    """An output layer of its own and weights in bfloat16; the copies are told apart in fp32."""
+    policy.lm_head.weight = torch.nn.Parameter(policy.lm_head.weight.detach() + 0.01)
+    policy.config.tie_word_embeddings = policy.config.text_config.tie_word_embeddings = False
+    policy.bfloat16()
+    grown = upcycle(policy, experts=4, top_k=2, noise=1e-4, router_std=0.02, seed=0)
+    experts = grown.model.language_model.layers[0].mlp.experts
+    assert all(value.dtype == torch.float32 for value in grown.parameters())
+    assert torch.equal(grown.lm_head.weight, policy.lm_head.weight.float())
+    for copies, weight in (
+        (experts.down_proj, policy.model.language_model.layers[0].mlp.down_proj.weight.float()),
+        (experts.gate_up_proj[:, : len(experts.gate_up_proj[0]) // 2],
+         policy.model.language_model.layers[0].mlp.gate_proj.weight.float()),
+    ):  # fmt: skip
+        share = (copies - weight).std() / weight.std()
+        assert 0.5e-4 < share < 2e-4
+    assert (experts.down_proj[0] != experts.down_proj[1]).float().mean() > 0.9
+
+
+def test_noise_grows_with_the_weight(policy: Any) -> None:
+    """A matrix ten times as large gets ten times the noise."""
+    small = upcycle(policy, **GROWTH)
+    with torch.no_grad():
+        for layer in policy.model.language_model.layers:
+            layer.mlp.down_proj.weight.mul_(10)
+    large = upcycle(policy, **GROWTH)
+    for one, other in zip(small.model.language_model.layers, large.model.language_model.layers, strict=True):
+        torch.testing.assert_close(10 * one.mlp.experts.down_proj, other.mlp.experts.down_proj)
+
+
+@EVERY_KIND
+def test_a_segment_is_read_where_it_ends_and_alone_where_that_is_asked(
+    policy: Any, encoder: Encoder, world: World, words: dict[str, Any]
+) -> None:
+    """Changing the caption moves the score of reasoning exactly where reasoning is read after it."""
+    discriminator = build(policy, encoder, **words)
+    prompts, which, segments = make_items(encoder, world, words)
+    other = segments[-1:] + segments[:-1]
+    swapped = [
+        Segments(b.ids[: b.perception] + a.ids[a.perception :], b.perception, a.answer)
+        for a, b in zip(segments, other, strict=True)
+    ]
+    own, mixed = discriminator.score(prompts, which, segments), discriminator.score(prompts, which, swapped)
+    moved = (own - mixed).abs()
+    assert (moved[0] > 1e-3).any()
+    assert bool((moved[1] > 1e-3).any()) == (words.get("reasoning") != "alone")
+
+
+def test_a_text_only_discriminator_sees_no_image_and_the_words_around_it(
+    policy: Any, encoder: Encoder, world: World
+) -> None:
+    prompts, which, segments = make_items(encoder, world)
+    view = seen_by(Description(inputs="text", reference="", tokenizer="", held_out=0), policy.config, prompts)
+    marks = [encoder.tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in
+             ("vision_start", "image_pad", "vision_end")]  # fmt: skip
+    for row, prompt, bare in zip(world[1], prompts, view, strict=False):
+        without = encoder.tokenizer(
+            encoder.text(encoder.turns(row)).replace("<|vision_start|><|image_pad|><|vision_end|>", ""),
+            add_special_tokens=False,
+        )["input_ids"]
+        assert bare.ids.tolist() == without == [index for index in prompt.ids if index not in marks]
+        assert (bare.positions == range(len(without))).all()
+    discriminator = build(policy, encoder, inputs="text")
+    blank = [dataclasses.replace(prompt, patches=torch.zeros_like(prompt.patches)) for prompt in prompts]
+    assert torch.equal(discriminator.score(prompts, which, segments), discriminator.score(blank, which, segments))
+
+
+def test_text_positions_lose_where_things_are(policy: Any, encoder: Encoder, world: World) -> None:
+    prompts = [encoder.encode(row) for row in world[1][:3]]
+    (none, one, two) = seen_by(Description(positions="text", reference="", tokenizer="", held_out=0), None, prompts)
+    for prompt in (none, one, two):
+        assert (prompt.positions == range(len(prompt.ids))).all()
+    assert (none.positions == prompts[0].positions).all()
+    assert (two.positions != prompts[2].positions).any()
+    assert one.patches is prompts[1].patches
 
 
 def test_each_role_keeps_to_its_experts(policy: Any, encoder: Encoder, items: Items) -> None:
@@ -88,57 +198,6 @@ def test_each_role_keeps_to_its_experts(policy: Any, encoder: Encoder, items: It
         sum(len(item.ids) - item.perception for item in segments),
     ]
     assert assigned.sum(-1).tolist() == [[2.0 * count for count in counts]] * 3
-
-
-@pytest.mark.parametrize("score", ["likelihood_ratio", "head"])
-def test_scores_do_not_move_with_padding_batching_or_order(
-    policy: Any, encoder: Encoder, items: Items, score: str
-) -> None:
-    discriminator = build(policy, encoder, score=score)
-    prompts, which, segments = items
-    together = discriminator.score(prompts, which, segments)
-    alone = torch.cat(
-        [discriminator.score([prompts[p]], [0], [item]) for p, item in zip(which, segments, strict=True)], 1
-    )
-    torch.testing.assert_close(together, alone, atol=3e-4, rtol=1e-5)
-    order = [3, 0, 7, 5, 1, 6, 2, 4]
-    shuffled = discriminator.score(
-        prompts[::-1], [len(prompts) - 1 - which[r] for r in order], [segments[r] for r in order]
-    )
-    torch.testing.assert_close(shuffled, together[:, order], atol=3e-4, rtol=1e-5)
-
-
-@pytest.mark.parametrize("score", ["likelihood_ratio", "head"])
-def test_the_same_text_scores_the_same_as_demonstration_and_as_response(
-    policy: Any, encoder: Encoder, world: World, score: str
-) -> None:
-    """Through the paths the game uses: a demonstration from its row, a response from sampled tokens."""
-    discriminator, splitter = build(policy, encoder, score=score), Splitter(encoder.tokenizer)
-    rows = world[1]
-    prompts = [encoder.encode(row) for row in rows]
-    teachers = [splitter.split(row["response"]) for row in rows]
-    assert all(teachers)
-    spelled = [
-        [index for part in row["response"] for index in encoder.tokenizer(part, add_special_tokens=False)["input_ids"]]
-        for row in rows
-    ]
-    students = [splitter.split(splitter.vocabulary.text(ids) + "\n") for ids in spelled]
-    assert students == teachers
-    scores = contest.judge(discriminator, contest.pair_up(prompts, teachers, [[item] for item in students]), 5)
-    for role in range(2):
-        assert losses.pair_accuracy(scores.margins_2R[role]).value == pytest.approx(0.5, abs=0.13)
-        assert abs(scores.margins_2R[role]).max() < 5e-4
-
-
-def test_a_blank_image_changes_the_scores(policy: Any, encoder: Encoder, items: Items) -> None:
-    discriminator = build(policy, encoder)
-    prompts, which, segments = items
-    blank = [dataclasses.replace(prompt, patches=torch.zeros_like(prompt.patches)) for prompt in prompts]
-    moved = (discriminator.score(prompts, which, segments) - discriminator.score(blank, which, segments)).abs()
-    for r, index in enumerate(which):
-        has_image = len(prompts[index].grids) > 0
-        assert (moved[:, r] > 1e-3).all() == has_image
-        assert (moved[:, r] < 3e-4).all() == (not has_image)
 
 
 def test_perception_does_not_see_the_reasoning_that_follows(policy: Any, encoder: Encoder, items: Items) -> None:
@@ -168,19 +227,24 @@ def plain_gradients(
     return scores.detach(), {n: p.grad.clone() for n, p in discriminator.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("score", ["likelihood_ratio", "head"])
+@EVERY_KIND
 def test_shared_fused_and_partial_gradients_equal_one_sequence_at_a_time(
-    policy: Any, encoder: Encoder, items: Items, score: str
+    policy: Any, encoder: Encoder, world: World, words: dict[str, Any]
 ) -> None:
-    discriminator = build(policy.double(), encoder, score=score)
+    discriminator = build(policy.double(), encoder, **words)
     discriminator.backbone.double()
-    prompts, which, segments = items
+    prompts, which, segments = make_items(encoder, world, words)
     batch = contest.Batch(prompts, segments[:5], segments, which)
     results = []
     for method, micro in ((plain_gradients, 9), (contest._fused, 9), (contest._in_parts, 2), (contest._in_parts, 4)):
         for _, value in discriminator.named_parameters():
             value.grad = None
-        found = method(discriminator, batch, contest.Objective(1e-2, 0.0, micro, (5, len(which))), Alone())
+        found = method(
+            discriminator,
+            batch,
+            contest.Objective(regulariser=1e-2, balance=0.0, micro_prompts=micro, counts=(5, len(which))),
+            Alone(),
+        )
         gradients = {n: p.grad.clone() for n, p in discriminator.named_parameters() if p.grad is not None}
         results.append((found[0], gradients))
     expected_scores, expected = results[0]
@@ -203,23 +267,30 @@ def test_the_balance_loss_does_not_depend_on_how_the_step_is_parted(
     for method, micro in ((contest._fused, 9), (contest._in_parts, 2)):
         for _, value in discriminator.named_parameters():
             value.grad = None
-        balance = method(discriminator, batch, contest.Objective(0.0, 5.0, micro, (5, len(which))), Alone())[2]
+        balance = method(
+            discriminator,
+            batch,
+            contest.Objective(regulariser=0.0, balance=5.0, micro_prompts=micro, counts=(5, len(which))),
+            Alone(),
+        )[2]
         router = discriminator.backbone.model.language_model.layers[1].mlp.gate.weight.grad.clone()
         gradients.append((balance, router))
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
     torch.testing.assert_close(gradients[0][1], gradients[1][1], atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("score", ["likelihood_ratio", "head"])
+@EVERY_KIND
 def test_saved_and_loaded_scores_the_same(
-    policy: Any, encoder: Encoder, items: Items, tmp_path: Path, score: str
+    policy: Any, encoder: Encoder, world: World, tmp_path: Path, words: dict[str, Any]
 ) -> None:
-    discriminator = build(policy, encoder, score=score)
+    discriminator, items = build(policy, encoder, **words), make_items(encoder, world, words)
     save(discriminator, tmp_path)
-    banned = discriminator.banned_V
-    loaded = load(tmp_path, banned, reference=policy, device="cpu")
+    loaded = load(tmp_path, discriminator.banned_V, reference=policy, device="cpu")
+    assert loaded.description == discriminator.description
     assert torch.equal(loaded.score(*items), discriminator.score(*items))
-    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "qwen3_vl_moe"
+    kind = "qwen3_vl" if words.get("architecture") == "dense" else "qwen3_vl_moe"
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == kind
+    assert (tmp_path / HEADS).exists() == (discriminator.description.score == "head")
 
 
 def test_the_loader_refuses_a_missing_part(policy: Any, encoder: Encoder, tmp_path: Path) -> None:
@@ -254,48 +325,6 @@ def test_the_loader_refuses_a_missing_part(policy: Any, encoder: Encoder, tmp_pa
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
     assert "mlp.gate.weight" in refused("no-router", drop_a_router)
-
-
-def test_teacher_against_teacher_stays_at_chance(policy: Any, encoder: Encoder, world: World) -> None:
-    """Trained to tell two samples of the same writer apart, it cannot, on prompts it has not seen."""
-    import random
-
-    rng, splitter = random.Random(0), Splitter(encoder.tokenizer)
-
-    def write(row: Row) -> Segments:
-        a, b = rng.randint(1, 9), rng.randint(1, 9)
-        text = f"<caption>{a} {b}</caption>\n<think>{a}+{b}={a + b}</think>\n<answer>{a + b}</answer>"
-        segments = splitter.split(text)
-        assert segments is not None
-        return segments
-
-    discriminator = build(policy, encoder)
-    player = Player(
-        "discriminator",
-        discriminator.named_parameters(),
-        learning_rate=3e-3,
-        weight_decay=0.01,
-        warmup_steps=0,
-        gradient_clip=1.0,
-    )
-    rows = world[1]
-    objective = contest.Objective(1e-3, 0.01, 8)
-    for step in range(25):
-        some = [rows[(step * 8 + index) % 16] for index in range(8)]
-        prompts, writers = [encoder.encode(row) for row in some], [write(row) for row in some]
-        batch = contest.pair_up(prompts, writers, [[write(r)] * 2 for r in some])
-        contest.learn(discriminator, player, batch, objective, step, Alone())
-    fresh = rows[16:]
-    count, wins = 0, 0.0
-    for _ in range(125):
-        prompts = [encoder.encode(row) for row in fresh]
-        batch = contest.pair_up(prompts, [write(row) for row in fresh], [[write(row)] for row in fresh])
-        margins = contest.judge(discriminator, batch, 8).margins_2R.sum(0)
-        share = losses.pair_accuracy(margins)
-        wins, count = wins + share.value * share.n, count + share.n
-    assert count >= 1000
-    interval = losses.wilson(wins, count, z=2.576)
-    assert interval.low < 0.5 < interval.high
 
 
 @pytest.mark.parametrize(("score", "missing"), [("likelihood_ratio", "reference"), ("head", "heads")])
