@@ -49,6 +49,11 @@ class _AlignmentAdapter:
                 f"{ctx.base_model} has no tokenizer.json, and the segments' boundaries need a fast tokenizer",
                 "save the base model's tokenizer with its fast form",
             )
+        if ctx.settings.rollout.engine == "vllm" and not ctx.machine.gpus and "PRISM_ENV_VLLM" not in os.environ:
+            raise BadInput(
+                f"{ctx.name}: `rollout.engine: vllm` needs a GPU, and this machine has none",
+                "set it to transformers, or name an environment with a build of vLLM for CPUs in PRISM_ENV_VLLM",
+            )
 
     def render(self, ctx: StageContext) -> Sequence[Launch]:
         for partial in ctx.checkpoint_dir.glob(".*.partial"):
@@ -61,7 +66,9 @@ class _AlignmentAdapter:
         # Threads that wait asleep: spinning ones slow everything down where another process wants the same cores.
         asleep = {"OMP_WAIT_POLICY": "PASSIVE"}
         env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", **asleep}
-        return [Launch(self.engine, argv, env, what="training")]
+        # vLLM samples inside the trainer's process, and its environment has what that needs.
+        environment = "vllm" if ctx.settings.rollout.engine == "vllm" else self.engine
+        return [Launch(environment, argv, env, what="training")]
 
     def follow(self, ctx: StageContext) -> Follower:
         return AlignmentFollower(ctx.attempt_dir / "progress.jsonl")

@@ -157,6 +157,19 @@ def test_one_command_with_a_complete_configuration(adapter: StageAdapter, settin
     assert not half.exists()
 
 
+def test_vllm_brings_its_own_environment_and_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PRISM_ENV_VLLM", raising=False)
+    settings = AlignSettings(rollout=RolloutSettings(engine="vllm"))
+    with pytest.raises(BadInput, match=r"`rollout\.engine: vllm` needs a GPU"):
+        AlignAdapter().check_inputs(context(tmp_path, settings))
+    ctx = context(tmp_path, settings, gpus=1)
+    AlignAdapter().check_inputs(ctx)
+    (launch,) = AlignAdapter().render(ctx)
+    assert launch.engine == "vllm"
+    monkeypatch.setenv("PRISM_ENV_VLLM", str(tmp_path))
+    AlignAdapter().check_inputs(context(tmp_path, settings))
+
+
 def test_gpus_are_used_where_there_are_any(tmp_path: Path) -> None:
     ctx = context(tmp_path, AlignSettings(), gpus=1)
     (launch,) = AlignAdapter().render(ctx)
