@@ -202,18 +202,52 @@ class AlignAdapter(_AlignmentAdapter):
                 f"{ctx.name}: no group of responses gave a signal, so the policy never moved",
                 "lower `min_spread`, or train the discriminator longer",
             )
-        before, after = result["valid_before"], result["metrics"]["held_out_valid"]
+        before, after = result["first"]["held_out_valid"], result["metrics"]["held_out_valid"]
         if after < ctx.settings.min_valid_share * before:
             raise StageFailed(
                 f"{ctx.name}: the share of held-out responses of the right form fell from {before:.0%} to {after:.0%}",
                 "lower `learning_rate`, raise `format_penalty`, or set `kl`",
             )
         publish(folder, ctx.base_model, ctx.model_dir, parent=ctx.policy)
-        notes = []
-        skipped = result["step"] - result["policy_steps"]
-        if skipped:
-            notes.append(f"{skipped} of {result['step']} steps gave the policy no signal")
-        return _stage_result(ctx, result, notes)
+        return _stage_result(ctx, result, game_notes(result, ctx.settings.rollout.max_new_tokens))
+
+
+def game_notes(result: Mapping[str, Any], longest: int) -> list[str]:
+    """What a person should know of a game that came to its end.
+
+    Args:
+        result: content of `result.json`.
+        longest: limit of a response in tokens.
+    """
+    totals: dict[str, float] = result["totals"]
+    step, skipped = result["step"], result["step"] - result["policy_steps"]
+    notes = [f"ended early: {result['stopped']}"] if result["stopped"] else []
+    if result["kept_step"] != step:
+        notes.append(
+            f"the result is the policy of step {result['kept_step']}, which won most pairs on held-out prompts"
+        )
+    if skipped:
+        notes.append(f"{skipped} of {step} steps gave the policy no signal")
+    silent, hopeless = totals["groups_without_signal"], totals["groups_all_invalid"]
+    if silent or hopeless:
+        notes.append(
+            f"of {totals['groups']:.0f} groups {silent:g} gave no signal (one role counts as half a group) "
+            f"and {hopeless:.0f} had no valid response"
+        )
+    if totals["invalid"] or totals["truncated"]:
+        notes.append(
+            f"{totals['invalid'] / totals['responses']:.1%} of responses had not the three blocks, "
+            f"{totals['truncated'] / totals['responses']:.1%} were cut at {longest} tokens"
+        )
+    for role in ("perception", "reasoning"):
+        if gated := totals[f"gated_{role}"]:
+            notes.append(f"{role} gave no advantage in {gated:.0f} steps: its scores did not tell right from wrong")
+    slowed, hastened = totals["discriminator_slowed"], totals["discriminator_hastened"]
+    if slowed or hastened:
+        notes.append(
+            f"to stay in its band the discriminator was slowed in {slowed:.0f} steps, hastened in {hastened:.0f}"
+        )
+    return notes
 
 
 class AlignmentFollower:

@@ -2,18 +2,20 @@
 
 The scores are the policy's reward and the discriminator's own training signal at once. Where a step's graph fits in
 memory they come from one forward pass; else a pass without gradient gives the scores, the loss gives its derivative
-with respect to each score, and the gradient is gathered in parts. Both ways give the same scores and gradients.
+with respect to each score, and the gradient is gathered in parts: some prompts at a time, and some of what follows
+them at a time. Both ways give the same scores and gradients, and see each image once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from integrations.alignment import losses
+from integrations.alignment import losses, sharding
+from integrations.alignment.batching import Features, Limits
 from integrations.alignment.discriminator import Discriminator
 from integrations.alignment.players import Player
 from integrations.alignment.prompts import Prompt
@@ -32,20 +34,10 @@ class Batch:
     which: list[int]
     """The prompt of each response; ascending."""
 
-    def part(self, start: int, stop: int) -> Batch:
-        """Prompts start to stop with all that belongs to them."""
-        inside = [r for r, index in enumerate(self.which) if start <= index < stop]
-        return Batch(
-            self.prompts[start:stop],
-            self.teachers[start:stop],
-            [self.students[r] for r in inside],
-            [self.which[r] - start for r in inside],
-        )
-
     @property
-    def branches(self) -> tuple[list[Prompt], list[int], list[Segments]]:
-        """Demonstrations, then responses, as `Discriminator.evidence` takes them."""
-        return self.prompts, [*range(len(self.prompts)), *self.which], [*self.teachers, *self.students]
+    def branches(self) -> tuple[list[int], list[Segments]]:
+        """Demonstrations, then responses, in the order of scores: the prompt of each, and its segments."""
+        return [*range(len(self.prompts)), *self.which], [*self.teachers, *self.students]
 
 
 @dataclass(frozen=True)
@@ -103,14 +95,23 @@ def _scores(values_2N: torch.Tensor, batch: Batch) -> Scores:
 @torch.no_grad()
 def judge(discriminator: Discriminator, batch: Batch, micro_prompts: int) -> Scores:
     """Scores without learning."""
-    teachers, students = [], []
-    for start in range(0, len(batch.prompts), micro_prompts):
-        part = batch.part(start, start + micro_prompts)
-        discriminator.routing.reset()
-        values = discriminator.score(*part.branches)
-        teachers.append(values[:, : len(part.prompts)])
-        students.append(values[:, len(part.prompts) :])
-    return _scores(torch.cat([*teachers, *students], 1), batch)
+    return _scores(sharding.run(discriminator.backbone, _score, discriminator, batch, Limits(micro_prompts)), batch)
+
+
+@torch.no_grad()
+def _score(discriminator: Discriminator, batch: Batch, limits: Limits, features: Features) -> torch.Tensor:
+    """(2, B + R) scores of demonstrations and responses; all tokens are counted in `routing`."""
+    discriminator.routing.reset()
+    which, segments = batch.branches
+    pieces, columns = [], []
+    for part in limits.parts(len(batch.prompts)):
+        inside = [column for column, prompt in enumerate(which) if prompt in part]
+        follow, texts = [which[column] - part.start for column in inside], [segments[column] for column in inside]
+        prompts = batch.prompts[part.start : part.stop]
+        pieces.append(discriminator.score(prompts, follow, texts, features.part(part)))
+        columns += inside
+    values = torch.cat(pieces, 1)
+    return torch.empty_like(values).index_copy_(1, torch.tensor(columns, device=values.device), values)
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,11 @@ class Objective:
     regulariser: float
     balance: float
     micro_prompts: int
+    """Prompts whose graph is held at once, see `batching.Limits`."""
+    micro_branches: int = 0
+    """Demonstrations and responses whose graph is held at once; 0: all of those prompts'."""
+    clip: float = 0.0
+    """Scores are cut at plus or minus this in the loss; 0: never."""
     counts: tuple[int, int] = (0, 0)
     """Demonstrations and valid responses of the whole step, over all processes; `learn` fills them in."""
 
@@ -146,8 +152,10 @@ def learn(
         return judge(discriminator, batch, objective.micro_prompts), {}
     player.begin(step)
     objective = replace(objective, counts=counts)
-    gradients = _fused if objective.micro_prompts >= len(batch.prompts) else _in_parts
-    values, loss, balance = gradients(discriminator, batch, objective, world)
+    branches = len(batch.prompts) + len(batch.students)
+    fits = objective.micro_prompts >= len(batch.prompts) and not 0 < objective.micro_branches < branches
+    gradients = _fused if fits else _in_parts
+    values, loss, balance = sharding.run(discriminator.backbone, gradients, discriminator, batch, objective, world)
     loss, balance = world.sum(loss), world.sum(balance)
     norm = player.finish(loss)
     metrics = {"discriminator_loss": loss, "balance_loss": balance, "discriminator_gradient": norm}
@@ -158,7 +166,7 @@ def _pair_loss(values_2N: torch.Tensor, batch: Batch, objective: Objective) -> t
     count = len(batch.prompts)
     which = torch.as_tensor(batch.which, device=values_2N.device)
     return losses.discriminator_loss(
-        values_2N[:, :count], values_2N[:, count:], which, objective.regulariser, objective.counts
+        values_2N[:, :count], values_2N[:, count:], which, objective.regulariser, objective.counts, objective.clip
     )
 
 
@@ -167,7 +175,7 @@ def _fused(
 ) -> tuple[torch.Tensor, float, float]:
     """Scores and gradient from one forward pass."""
     discriminator.routing.reset()
-    values = discriminator.score(*batch.branches)
+    values = discriminator.score(batch.prompts, *batch.branches)
     loss = _pair_loss(values, batch, objective)
     assigned = world.total(discriminator.routing.assigned_LKE)
     balance = discriminator.balance(_tokens(assigned, discriminator), assigned)
@@ -179,36 +187,57 @@ def _in_parts(
     discriminator: Discriminator, batch: Batch, objective: Objective, world: World
 ) -> tuple[torch.Tensor, float, float]:
     """Scores first, then the gradient part by part from the loss's derivative with respect to the scores."""
-    parts = [
-        batch.part(start, start + objective.micro_prompts)
-        for start in range(0, len(batch.prompts), objective.micro_prompts)
-    ]
-    discriminator.routing.reset()
-    with torch.no_grad():
-        pieces = [discriminator.score(*part.branches) for part in parts]
+    limits = Limits(objective.micro_prompts, objective.micro_branches)
+    features = discriminator.see(batch.prompts)
+    held = features.detached()
+    values = _score(discriminator, batch, limits, held).requires_grad_()
     assigned = world.total(discriminator.routing.assigned_LKE)
     tokens = _tokens(assigned, discriminator)
-    teachers = [piece[:, : len(part.prompts)] for piece, part in zip(pieces, parts, strict=True)]
-    students = [piece[:, len(part.prompts) :] for piece, part in zip(pieces, parts, strict=True)]
-    values = torch.cat([*teachers, *students], 1).requires_grad_()
     loss = _pair_loss(values, batch, objective)
-    (slope,) = torch.autograd.grad(loss, values)
-    teacher, student, balance = 0, len(batch.prompts), 0.0
-    for part in parts:
-        discriminator.routing.reset()
-        evidence = discriminator.evidence(*part.branches)
-        slopes = torch.cat(
-            [
-                slope[:, teacher : teacher + len(part.prompts)],
-                slope[:, student : student + len(part.students)],
-            ],
-            1,
-        )
-        share = discriminator.balance(tokens, assigned)
-        ((evidence * slopes).sum() + objective.balance * share).backward()
-        balance += float(share.detach())
-        teacher, student = teacher + len(part.prompts), student + len(part.students)
+    (slope_2N,) = torch.autograd.grad(loss, values)
+    balance = 0.0
+
+    def share() -> torch.Tensor:
+        """What the tokens read since the last reset add to the loss for balance."""
+        nonlocal balance
+        found = discriminator.balance(tokens, assigned)
+        balance += float(found.detach())
+        return objective.balance * found
+
+    for part in limits.parts(len(batch.prompts)):
+        _part_gradient(discriminator, batch, part, limits, held, slope_2N, share)
+    features.backward(held)
     return values.detach(), float(loss.detach()), balance
+
+
+def _part_gradient(
+    discriminator: Discriminator,
+    batch: Batch,
+    part: range,
+    limits: Limits,
+    features: Features,
+    slope_2N: torch.Tensor,
+    share: Callable[[], torch.Tensor],
+) -> None:
+    """Add the gradient of some prompts and of all that follows them: the prompts are read once."""
+    which, segments = batch.branches
+    inside = [column for column, prompt in enumerate(which) if prompt in part]
+    prompts, features = batch.prompts[part.start : part.stop], features and features.part(part)
+    discriminator.routing.reset()
+    if not limits.branches:
+        follow, texts = [which[column] - part.start for column in inside], [segments[column] for column in inside]
+        evidence = discriminator.evidence(prompts, follow, texts, features)
+        ((evidence * slope_2N[:, inside]).sum() + share()).backward()
+        return
+    state = discriminator.read(prompts, features)
+    prompts_share, held = share(), state.detached()
+    for group in limits.groups(len(inside)):
+        columns = [inside[index] for index in group]
+        discriminator.routing.reset()
+        follow, texts = [which[column] - part.start for column in columns], [segments[column] for column in columns]
+        evidence = discriminator.weigh(held, follow, texts)
+        ((evidence * slope_2N[:, columns]).sum() + share()).backward()
+    state.backward(held, prompts_share)
 
 
 def _tokens(assigned_LKE: torch.Tensor, discriminator: Discriminator) -> torch.Tensor:

@@ -4,12 +4,17 @@ One step: sample a group of responses to each prompt; the discriminator scores p
 response and, from the same pass, learns to put the demonstrations above them; the scores, normalised within the
 group and role, are the advantages with which the policy takes one policy-gradient step. The scores used are those
 before the discriminator's step, so both players move at once. There is no KL term unless asked for.
+
+Beside the paper: a control that keeps the discriminator from winning always or never, a gate that closes a role whose
+scores do not tell right from wrong, an early end, and the choice of the best state (see `control` and `AlignSettings`).
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +22,22 @@ import numpy as np
 import torch
 
 from integrations.alignment import advantages as adv
-from integrations.alignment import checkpoints, contest, heldout, losses, storage
+from integrations.alignment import checkpoints, contest, heldout, lora, metrics, storage
+from integrations.alignment.control import Control, gates
 from integrations.alignment.description import read_description
 from integrations.alignment.discriminator import Discriminator
 from integrations.alignment.job import Job
 from integrations.alignment.players import Player
-from integrations.alignment.policy import response_log_probs
+from integrations.alignment.policy_step import PolicyStep
 from integrations.alignment.prompts import Prompt
 from integrations.alignment.results import write_result
 from integrations.alignment.rollout import Generation
 from integrations.alignment.seeds import derive
-from integrations.alignment.segments import Segments
-from integrations.alignment.session import Reporter, Session, Stopwatch, open_session
+from integrations.alignment.segments import ROLES, Segments
+from integrations.alignment.session import Reporter, Session, Stopwatch, freeze, open_session, reference_of
 from integrations.common.files import hash_file, hash_folder
 from integrations.common.rows import Row
-from integrations.errors import BadInput
+from integrations.errors import BadInput, StageFailed
 
 DISCRIMINATOR_WEIGHT_DECAY = 0.01
 
@@ -43,8 +49,9 @@ def run(job: Job) -> None:
     session = open_session(job)
     reference = None
     if read_description(job.discriminator).score == "likelihood_ratio" or job.settings.kl > 0:
-        reference = copy.deepcopy(session.policy).requires_grad_(False)
+        reference = reference_of(session.policy, job.settings.precision)
     discriminator = storage.load(job.discriminator, session.banned_V, reference=reference, device=job.device)
+    freeze(discriminator.backbone, job.settings.precision)
     game = Game(session, discriminator, reference)
     saved = checkpoints.newest(job.checkpoint_dir)
     if saved is not None:
@@ -70,6 +77,27 @@ def check_discriminator(job: Job, folder: Path) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Hand:
+    """What one process is dealt in a step: prompts, a group of responses to each, and what is valid of them."""
+
+    prompts: list[Prompt]
+    groups: list[list[Generation]]
+    segments: list[list[Segments | None]]
+    batch: contest.Batch
+
+    def seen(self) -> metrics.Seen:
+        """What other processes need to know of it."""
+        return metrics.Seen(
+            self.groups,
+            self.segments,
+            self.batch.teachers,
+            self.batch.students,
+            [prompt.answer for prompt in self.prompts],
+            [len(prompt.ids) for prompt in self.prompts],
+        )
+
+
 class Game:
     """The loop and its state."""
 
@@ -78,11 +106,14 @@ class Game:
         self.session, self.discriminator, self.reference = session, discriminator, reference
         self.policy = session.policy
         schedule = {"warmup_steps": settings.warmup_steps, "gradient_clip": settings.gradient_clip}
+        schedule["precision"] = settings.precision
+        adapted = lora.add(self.policy, settings.precision.lora, session.job.seed)
         self.learner = Player(
             "policy",
             self.policy.named_parameters(),
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
+            adapted=adapted,
             **schedule,
         )
         self.judge = Player(
@@ -92,173 +123,168 @@ class Game:
             weight_decay=DISCRIMINATOR_WEIGHT_DECAY,
             **schedule,
         )
-        self.margin = adv.RunningMargin()
+        self.policy_step = PolicyStep(session, self.learner, reference)
+        self.rule = adv.Rule(
+            settings.alpha, settings.format_penalty, settings.invalid, settings.normalise, settings.score_clip
+        )
+        self.margin, self.control = adv.RunningMargin(), Control()
         self.step, self.generated_tokens, self.policy_steps = 0, 0, 0
-        self.first_check: dict[str, float] = {}
-        self.last_check: dict[str, float] = {}
 
     def run(self) -> None:
-        job = self.session.job
+        job, control = self.session.job, self.control
         settings, reporter = job.settings, Reporter(job)
-        if not self.first_check:
-            self.first_check = self._check()
-            reporter.write(0, self.first_check, 0, "held-out check")
-        while self.step < job.steps:
-            metrics = self._one_step()
-            reporter.write(self.step, metrics, self.generated_tokens)
+        if not control.first:
+            self._check(reporter)
+        while self.step < job.steps and not control.stopped:
+            seen = self.one_step()
+            reporter.write(self.step, seen, self.generated_tokens)
+            better = False
             if self.step % settings.check_every == 0 or self.step == job.steps:
-                self.last_check = self._check()
-                reporter.write(self.step, self.last_check, self.generated_tokens, "held-out check")
-            if self.step % settings.checkpoint_every == 0 or self.step == job.steps:
-                checkpoints.save(job.checkpoint_dir, self.step, self.state())
-        facts = {"valid_before": self.first_check["held_out_valid"], "policy_steps": self.policy_steps}
-        write_result(
-            job,
-            self.step,
-            self.generated_tokens,
-            self.session.pool,
-            self.last_check,
-            facts,
-            self.policy.save_pretrained,
-        )
+                better = self._check(reporter) and settings.keep == "best"
+            ended = self.step == job.steps or control.stopped
+            if self.step % settings.checkpoint_every == 0 or better or ended:
+                protect = control.best_step if settings.keep == "best" else None
+                checkpoints.save(job.checkpoint_dir, self.step, self.state(), protect)
+        self._write_result()
 
-    def _one_step(self) -> dict[str, float]:
+    def one_step(self) -> dict[str, float]:
+        """One step of both players; what it saw, over all processes."""
+        session, settings, watch = self.session, self.session.job.settings, Stopwatch()
+        with watch.measure("rollout"):
+            hand = self._deal()
+        objective = contest.Objective(
+            settings.score_regulariser, settings.balance, settings.micro_prompts, clip=settings.score_clip
+        )
+        self.judge.scale = self.control.scale
+        with watch.measure("discriminator"):
+            scores, learnt = contest.learn(
+                self.discriminator, self.judge, hand.batch, objective, self.step, session.world
+            )
+        whole = contest.join(session.world.gather(scores))
+        closed = gates(self.control.last, settings.min_separation)
+        earned = self._advantages(hand.segments, scores, whole, closed)
+        with watch.measure("policy"):
+            moved = self.policy_step.take(hand.prompts, hand.groups, earned, self.step)
+        if not moved["policy_skipped"]:
+            self.policy_steps += 1
+            with watch.measure("sync"):
+                moved |= session.rollouts.sync(self.learner.weights())
+        return self._account(hand, whole, earned, closed, watch, whole.metrics() | learnt | moved)
+
+    def _deal(self) -> Hand:
+        """This process's prompts of the step, with fresh responses."""
         session, job, step = self.session, self.session.job, self.step
-        settings, watch = job.settings, Stopwatch()
+        settings = job.settings
         rows = session.world.mine(session.pool.pick(step, settings.prompts_per_step, job.seed, "align"))
 
         def stream(row: Row, sample: int) -> int:
             return derive(job.seed, "align", step, row["id"], sample)
 
-        with watch.measure("rollout"):
-            groups = session.rollouts.sample(
-                rows, settings.group_size, job.sampling, stream, settings.rollout.batch_size
-            )
+        groups = session.rollouts.sample(rows, settings.group_size, job.sampling, stream, settings.rollout.batch_size)
         segments = contest.valid_segments(groups, session.splitter)
         prompts = [session.encoder.encode(row) for row in rows]
-        batch = contest.pair_up(prompts, [session.pool.demonstrations[row["id"]] for row in rows], segments)
-        objective = contest.Objective(settings.score_regulariser, settings.balance, settings.micro_prompts)
-        with watch.measure("discriminator"):
-            scores, learnt = contest.learn(self.discriminator, self.judge, batch, objective, step, session.world)
-        whole = contest.join(session.world.gather(scores))
-        earned, spread = self._advantages(scores, whole, segments)
-        with watch.measure("policy"):
-            moved = self._policy_step(prompts, groups, earned)
-        answers = [prompt.answer for prompt in prompts]
-        groups, segments, answers = map(flatten, zip(*session.world.gather((groups, segments, answers)), strict=True))
-        tokens = sum(len(item.token_ids) for group in groups for item in group)
-        self.step, self.generated_tokens = step + 1, self.generated_tokens + tokens
-        return (
-            whole.metrics()
-            | learnt
-            | moved
-            | spread
-            | response_metrics(groups, segments, answers, whole)
-            | {"tokens_per_second": tokens / watch.seconds["seconds_rollout"]}
-            | watch.seconds
-        )
+        demonstrations = [session.pool.demonstrations[row["id"]] for row in rows]
+        return Hand(prompts, groups, segments, contest.pair_up(prompts, demonstrations, segments))
 
     def _advantages(
-        self, scores: contest.Scores, whole: contest.Scores, segments: Sequence[Sequence[Segments | None]]
-    ) -> tuple[adv.Advantages, dict[str, float]]:
-        """Advantages of this process's responses, and how many groups of the whole step gave none.
+        self,
+        segments: Sequence[Sequence[Segments | None]],
+        scores: contest.Scores,
+        whole: contest.Scores,
+        closed: tuple[bool, bool],
+    ) -> adv.Advantages:
+        """Advantages of this process's responses.
 
         Args:
             scores, whole: of this process's responses, and of all.
+            closed: roles that the gate leaves out.
         """
         settings = self.session.job.settings
-        valid_GN = np.array([[item is not None for item in group] for group in segments])
+        valid = [item is not None for group in segments for item in group]
+        valid_GN = np.array(valid, bool).reshape(-1, settings.group_size)
         scores_2GN: np.ndarray = np.zeros((2, *valid_GN.shape))
         scores_2GN[:, valid_GN] = scores.student_2R
         if len(whole.which_R):
             perception, reasoning = whole.margins_2R.mean(1)
             self.margin.update((float(perception), float(reasoning)))
-        earned = adv.advantages(
-            scores_2GN[0],
-            scores_2GN[1],
-            valid_GN,
-            floors=self.margin.floors(settings.min_spread),
-            penalty=settings.format_penalty,
-        )
-        world = self.session.world
-        counts = {
-            "groups_without_signal": world.sum(earned.without_signal) / 2,
-            "groups_all_invalid": world.sum(earned.all_invalid),
-        }
-        return earned, counts
+        floors = self.margin.floors(settings.min_spread)
+        return adv.advantages(scores_2GN, valid_GN, self.rule, floors=floors, gated=closed)
 
-    def _policy_step(
-        self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Generation]], earned: adv.Advantages
+    def _account(
+        self,
+        hand: Hand,
+        whole: contest.Scores,
+        earned: adv.Advantages,
+        closed: tuple[bool, bool],
+        watch: Stopwatch,
+        found: dict[str, float],
     ) -> dict[str, float]:
-        """One policy-gradient step; none where no response has an advantage.
+        """Gather what all processes saw, count it, and go on to the next step."""
+        job, world = self.session.job, self.session.world
+        seen, shares = metrics.join(world.gather(hand.seen())), world.gather(earned)
+        found |= {"discriminator_scale": self.judge.scale}
+        found |= {f"gated_{role}": float(gate) for role, gate in zip(ROLES, closed, strict=True)}
+        found |= metrics.advantage_metrics(shares) | metrics.response_metrics(seen, whole)
+        found |= metrics.matched_accuracies(seen, whole, self.session.splitter.vocabulary)
+        found |= {"tokens_per_second": seen.tokens / watch.seconds["seconds_rollout"]} | watch.seconds
+        work = metrics.step_work(
+            seen,
+            policy=metrics.active_parameters(self.policy),
+            discriminator=metrics.active_parameters(self.discriminator.backbone),
+            learnt="discriminator_loss" in found,
+            moved=not found["policy_skipped"],
+        )
+        most = metrics.peak(torch.cuda.get_device_name()) if job.device == "cuda" else None
+        found |= metrics.utilisation(work, watch.seconds, most and most * world.size)
+        self.control.observe(found, job.settings.accuracy_low, job.settings.accuracy_high)
+        self.control.count(metrics.counts(found, seen))
+        self.step, self.generated_tokens = self.step + 1, self.generated_tokens + seen.tokens
+        return found
+
+    def _check(self, reporter: Reporter) -> bool:
+        """Measure on the held-out prompts; whether this is the best state so far."""
+        session, job, watch = self.session, self.session.job, Stopwatch()
+        with watch.measure("check"):
+            found = heldout.check(
+                self.discriminator,
+                session.rollouts,
+                session.pool,
+                session.splitter,
+                job.sampling,
+                seed=job.seed,
+                batch_size=job.settings.rollout.batch_size,
+                micro_prompts=job.settings.micro_prompts,
+            )
+        better = self.control.check(self.step, found, job.settings, len(session.pool.held_out))
+        reporter.write(self.step, found | watch.seconds, self.generated_tokens, "held-out check")
+        return better
+
+    def _write_result(self) -> None:
+        """The last policy, or the best one.
 
         Raises:
-            StageFailed: the loss or the gradient is not finite.
+            StageFailed: the best checkpoint is damaged.
         """
-        settings, world = self.session.job.settings, self.session.world
-        if all(world.gather(earned.empty)) and not settings.kl:
-            return {"policy_skipped": 1.0}
-        self.learner.begin(self.step)
-        total_tokens = int(world.sum(sum(len(item.token_ids) for group in groups for item in group)))
-        loss, entropy = 0.0, 0.0
-        for start in range(0, len(prompts), settings.micro_prompts):
-            part = slice(start, start + settings.micro_prompts)
-            part_loss, part_entropy = self._part_loss(prompts[part], groups[part], earned, start, total_tokens)
-            part_loss.backward()
-            loss, entropy = loss + float(part_loss.detach()), entropy + part_entropy
-        loss, entropy = world.sum(loss), world.sum(entropy)
-        norm = self.learner.finish(loss)
-        self.policy_steps += 1
-        return {"policy_loss": loss, "policy_gradient": norm, "entropy": entropy / total_tokens, "policy_skipped": 0.0}
-
-    def _part_loss(
-        self,
-        prompts: Sequence[Prompt],
-        groups: Sequence[Sequence[Generation]],
-        earned: adv.Advantages,
-        first: int,
-        total_tokens: int,
-    ) -> tuple[torch.Tensor, float]:
-        """Loss and summed entropy of some prompts' groups; `first` is the number of the first of them."""
-        which = [index for index, group in enumerate(groups) for _ in group]
-        responses = [item.token_ids for group in groups for item in group]
-        banned_V = self.session.banned_V
-        log_probs, entropies, mask = response_log_probs(self.policy, prompts, which, responses, banned_V)
-        weights = torch.zeros_like(log_probs)
-        for row, (group, ids) in enumerate(zip(which, responses, strict=True)):
-            place = (first + group, row - which.index(group))
-            weights[row, : len(ids)] = torch.from_numpy(self._token_weights(earned, place, ids)).to(weights)
-        loss = losses.policy_loss(log_probs, weights, mask, total_tokens)
-        if self.session.job.settings.kl:
-            with torch.no_grad():
-                reference, _, _ = response_log_probs(self.reference, prompts, which, responses, banned_V)
-            loss = loss + self.session.job.settings.kl * losses.kl_loss(log_probs, reference, mask, total_tokens)
-        return loss, float(entropies.sum())
-
-    def _token_weights(self, earned: adv.Advantages, place: tuple[int, int], ids: Sequence[int]) -> np.ndarray:
-        settings = self.session.job.settings
-        return adv.token_weights(
-            float(earned.perception_GN[place]),
-            float(earned.reasoning_GN[place]),
-            float(earned.format_GN[place]),
-            tokens=len(ids),
-            boundary=self.session.splitter.vocabulary.perception_tokens(ids),
-            alpha=settings.alpha,
-            credit=settings.credit,
-        )
-
-    def _check(self) -> dict[str, float]:
-        session, job = self.session, self.session.job
-        return heldout.check(
-            self.discriminator,
-            session.rollouts,
-            session.pool,
-            session.splitter,
-            job.sampling,
-            seed=job.seed,
-            batch_size=job.settings.rollout.batch_size,
-            micro_prompts=job.settings.micro_prompts,
-        )
+        job, control, save = self.session.job, self.control, self.learner.save
+        kept = self.step if job.settings.keep == "last" or control.best_step is None else control.best_step
+        if kept != self.step:
+            weights = checkpoints.policy_weights(job.checkpoint_dir, kept)
+            if weights is None:
+                raise StageFailed(
+                    f"the checkpoint of the best step, {kept}, is damaged or gone",
+                    "start the stage anew, or set `keep: last`",
+                )
+            save = partial(copy_weights, weights)
+        facts = {
+            "first": control.first,
+            "policy_steps": self.policy_steps,
+            "kept_step": kept,
+            "stopped_early": bool(control.stopped),
+            "stopped": control.stopped,
+            "totals": control.totals,
+        }
+        measured = control.last if kept == self.step else control.best
+        write_result(job, self.step, self.generated_tokens, self.session.pool, measured, facts, save)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -267,10 +293,9 @@ class Game:
             "policy_optimizer": self.learner.state(),
             "discriminator_optimizer": self.judge.state(),
             "margin": self.margin.value,
+            "control": self.control.state(),
             "generated_tokens": self.generated_tokens,
             "policy_steps": self.policy_steps,
-            "first_check": self.first_check,
-            "last_check": self.last_check,
         }
 
     def restore(self, step: int, state: dict[str, Any]) -> None:
@@ -278,30 +303,12 @@ class Game:
         self.learner.restore(state["policy_optimizer"], state["policy"])
         self.judge.restore(state["discriminator_optimizer"], state["discriminator"])
         self.margin = adv.RunningMargin(state["margin"])
-        for name in ("generated_tokens", "policy_steps", "first_check", "last_check"):
+        self.control = Control(**state["control"])
+        for name in ("generated_tokens", "policy_steps"):
             setattr(self, name, state[name])
+        self.session.rollouts.sync(self.learner.weights())
 
 
-def flatten(shares: Iterable[Sequence[Any]]) -> list[Any]:
-    """Every process's items as one list."""
-    return [item for share in shares for item in share]
-
-
-def response_metrics(
-    groups: Sequence[Sequence[Generation]],
-    segments: Sequence[Sequence[Segments | None]],
-    answers: Sequence[str],
-    scores: contest.Scores,
-) -> dict[str, float]:
-    """Form, length and right answers of a step's responses, and whether reasoning scores put right above wrong."""
-    flat = [item for group in groups for item in group]
-    valid = [(index, item) for index, group in enumerate(segments) for item in group if item is not None]
-    right = np.array([item.answer == answers[index] for index, item in valid], bool)
-    found = {
-        "valid": len(valid) / len(flat),
-        "truncated": sum(not item.finished for item in flat) / len(flat),
-        "response_tokens": sum(len(item.token_ids) for item in flat) / len(flat),
-        "answer": float(right.sum()) / len(flat),
-    }
-    within = losses.separation(scores.student_2R[1], right, scores.which_R) if valid else None
-    return found if within is None else found | {"right_over_wrong_within": within}
+def copy_weights(weights: Path, folder: Path) -> None:
+    """Put a checkpoint's policy where `Player.save` would."""
+    shutil.copyfile(weights, folder / weights.name)

@@ -27,15 +27,20 @@ def discriminator_loss(
     which_R: torch.Tensor,
     regulariser: float,
     counts: tuple[int, int],
+    clip: float = 0.0,
 ) -> torch.Tensor:
     """Bradley-Terry loss of both roles plus the mean squared score, as this part's share of the whole step's.
 
     Each role's mean is taken over all valid pairs of the step, however they were batched, so every pair weighs the
-    same. Scores are kept small by the regulariser alone: clamping them would cut the gradient where it is needed.
+    same; the paper's code takes it over each micro-batch, where pairs in batches with few valid ones weigh more.
 
     Args:
         counts: demonstrations and responses in the whole step.
+        clip: `AlignSettings.score_clip`; 0 leaves it to the regulariser to keep scores small, since a cut score has no
+            gradient where it is needed most.
     """
+    if clip:
+        teacher_2B, student_2R = teacher_2B.clamp(-clip, clip), student_2R.clamp(-clip, clip)
     margins = pair_margins(teacher_2B, student_2R, which_R)
     pairs = -F.logsigmoid(margins).sum() / counts[1]
     return pairs + regulariser * (teacher_2B.pow(2).sum() / counts[0] + student_2R.pow(2).sum() / counts[1]) / 2
@@ -88,6 +93,19 @@ def kl_loss(
     return (difference.exp() - difference - 1).sum() / total_tokens
 
 
+def importance_weights(log_probs_RT: torch.Tensor, rollout_RT: torch.Tensor, cap: float) -> torch.Tensor:
+    """(R, T) truncated importance weights min(policy / rollout engine, cap), without gradient.
+
+    The gradient is then that of samples from the trained policy, up to the cap (Yao et al. 2025, "Your efficient RL
+    framework secretly brings you off-policy RL training").
+
+    Args:
+        log_probs_RT, rollout_RT: of the sampled tokens, by the trainer and by the engine that sampled them.
+        cap: largest weight; it bounds the variance.
+    """
+    return (log_probs_RT.detach() - rollout_RT).exp().clamp(max=cap)
+
+
 @dataclass(frozen=True)
 class Share:
     """A share of n cases with its 95% Wilson interval."""
@@ -112,6 +130,26 @@ def pair_accuracy(margins: np.ndarray) -> Share:
     """Share of pairs in which the demonstration scores higher; ties count as a half."""
     ties = np.abs(margins) <= TIE
     return wilson(float((margins[~ties] > 0).sum() + 0.5 * ties.sum()), len(margins))
+
+
+TOLERANCE = 0.1
+"""Share of the larger count by which two texts may differ and still be alike."""
+
+
+def alike(one_RF: np.ndarray, other_RF: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
+    """(R,) bool: whether each of F counts differs by at most `tolerance` of the larger one.
+
+    With the segments' lengths in tokens (F = 1) these are the length-matched pairs; with `style_counts` the
+    style-matched ones. What a discriminator gets right among them, it does not owe to length, or to layout.
+    """
+    difference = np.abs(one_RF.astype(np.float64) - other_RF)
+    return (difference <= tolerance * np.maximum(one_RF, other_RF)).all(1)
+
+
+def style_counts(text: str) -> tuple[int, int, int]:
+    """Layout of a text: lines with something on them, words, marks that are neither letter, digit nor white space."""
+    marks = sum(not (character.isalnum() or character.isspace()) for character in text)
+    return sum(bool(line.strip()) for line in text.splitlines()), len(text.split()), marks
 
 
 def separation(scores: np.ndarray, right: np.ndarray, groups: np.ndarray | None = None) -> float | None:

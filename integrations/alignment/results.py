@@ -19,7 +19,7 @@ def write_result(
     generated_tokens: int,
     pool: TeacherPool,
     metrics: Mapping[str, float],
-    facts: Mapping[str, float | bool],
+    facts: Mapping[str, object],
     save_weights: Callable[[Path], object],
 ) -> None:
     """Write the weights and what the adapter needs to judge them.

@@ -38,22 +38,35 @@ SETTINGS = {
     "gradient_clip": 1.0,
     "alpha": 0.5,
     "credit": "per_role",
+    "normalise": "per_role",
+    "invalid": "apart",
     "format_penalty": 1.0,
     "kl": 0.0,
+    "importance": "none",
+    "importance_cap": 2.0,
     "min_spread": 0.0,
+    "min_separation": 0.0,
+    "score_clip": 0.0,
     "score_regulariser": 1e-3,
     "balance": 0.01,
+    "accuracy_low": 0.55,
+    "accuracy_high": 0.95,
+    "stop_when": "never",
+    "keep": "last",
+    "min_valid_share": 0.5,
     "micro_prompts": 4,
     "check_every": 100,
     "checkpoint_every": 100,
+    "precision": SimpleNamespace(compute="fp32", masters="split", moments="fp32", lora=None, freeze_vision=False),
     "rollout": SimpleNamespace(temperature=1.0, max_new_tokens=24, batch_size=16),
 }
 
 
 def new_game(policy: Any, encoder: Encoder, world: World, **change: Any) -> Game:
-    here = Path(".")
+    folders = dict.fromkeys(Job.__annotations__, Path("."))
     settings = SimpleNamespace(**(SETTINGS | change))
-    job = Job(settings, here, here, here, here, world[0], here, here, here, 10, 0, 1, "cpu")
+    own = {"settings": settings, "data_dir": world[0], "steps": 10, "seed": 0, "threads": 1, "device": "cpu"}
+    job = Job(**(folders | own))
     splitter = Splitter(encoder.tokenizer)
     pool = read_pool(world[0] / "teacher.jsonl", 4, splitter)
     discriminator = build(policy, encoder)
@@ -87,7 +100,7 @@ def test_one_gradient_however_the_step_is_parted(policy: Any, encoder: Encoder, 
         if kl:
             with torch.no_grad():
                 game.policy.lm_head.weight.mul_(1.01)
-        game._policy_step(prompts, groups, earned)
+        game.policy_step.take(prompts, groups, earned, 0)
         gradients.append({name: value.grad for name, value in game.policy.named_parameters()})
     size = sum(value.pow(2).sum() for value in gradients[0].values()).sqrt()
     for other in gradients[1:]:
@@ -100,7 +113,7 @@ def test_each_token_is_credited_with_its_own_segment(policy: Any, encoder: Encod
     one, two = np.array([[1.0]]), np.array([[-2.0]])
     earned = adv.Advantages(one, two, np.zeros((1, 1)), 0, 0)
     generation = written(encoder, response("3 4", "3+4=7", "7"))
-    weights = game._token_weights(earned, (0, 0), generation.token_ids)
+    weights = game.policy_step._token_weights(earned, (0, 0), generation.token_ids)
     text = [encoder.tokenizer.decode([index]) for index in generation.token_ids]
     assert "".join(text[: int((weights == 1.0).sum())]).strip() == "<caption>3 4</caption>"
     assert set(weights[text.index("think") :]) == {-2.0}
@@ -111,9 +124,8 @@ def test_nothing_to_learn_moves_nothing(policy: Any, encoder: Encoder, world: Wo
     before = [value.clone() for value in game.policy.parameters()]
     nothing = adv.Advantages(*(np.zeros((4, 4)) for _ in range(3)), 8, 0)
     prompts = [encoder.encode(row) for row in world[1][:4]]
-    assert game._policy_step(prompts, groups_of(encoder, 4), nothing) == {"policy_skipped": 1.0}
+    assert game.policy_step.take(prompts, groups_of(encoder, 4), nothing, 0) == {"policy_skipped": 1.0}
     assert all(torch.equal(a, b) for a, b in zip(before, game.policy.parameters(), strict=True))
-    assert game.policy_steps == 0
 
 
 def test_the_policy_follows_the_reward(policy: Any, encoder: Encoder, world: World) -> None:
@@ -125,7 +137,7 @@ def test_the_policy_follows_the_reward(policy: Any, encoder: Encoder, world: Wor
     good, bad = written(encoder, response("3 4", "3+4=7", "7")), written(encoder, response("8 1", "8+1=5", "5"))
     groups = [[good, bad], [bad, good]]
     scores = np.array([[1.0, -1.0], [-1.0, 1.0]])
-    earned = adv.advantages(scores, scores, np.ones((2, 2), bool), floors=(0.0, 0.0), penalty=1.0)
+    earned = adv.advantages(np.stack([scores, scores]), np.ones((2, 2), bool), adv.Rule())
 
     def preference() -> float:
         both = [good.token_ids, bad.token_ids] * 2
@@ -136,13 +148,13 @@ def test_the_policy_follows_the_reward(policy: Any, encoder: Encoder, world: Wor
 
     start = preference()
     for _ in range(5):
-        game._policy_step(prompts, groups, earned)
+        game.policy_step.take(prompts, groups, earned, 0)
     assert preference() > start + 1
 
 
 def test_a_whole_step_counts_what_it_saw(policy: Any, encoder: Encoder, world: World) -> None:
     game = new_game(policy, encoder, world)
-    metrics = game._one_step()  # a random policy: no response has the form
+    metrics = game.one_step()  # a random policy: no response has the form
     assert metrics["valid"] == 0
     assert metrics["groups_all_invalid"] == 4
     assert metrics["policy_skipped"] == 1

@@ -34,6 +34,35 @@ def test_large_scores_keep_their_gradient() -> None:
     assert (student.grad > 0.99).all()
 
 
+def test_cut_scores_have_no_gradient() -> None:
+    student = torch.tensor([[40.0, 1.0]] * 2, requires_grad=True)
+    which = torch.zeros(2, dtype=torch.int64)
+    losses.discriminator_loss(torch.zeros(2, 1), student, which, 1e-3, (1, 2), clip=10.0).backward()
+    assert student.grad is not None
+    assert (student.grad[:, 0] == 0).all()
+    assert (student.grad[:, 1] > 0).all()
+
+
+def test_importance_weights_are_capped_ratios_without_gradient() -> None:
+    trainer = torch.tensor([[-1.0, -1.0, -3.0]], requires_grad=True)
+    weights = losses.importance_weights(trainer, torch.tensor([[-1.0, -4.0, -1.0]]), 2.0)
+    torch.testing.assert_close(weights, torch.tensor([[1.0, 2.0, float(np.exp(-2.0))]]))
+    assert not weights.requires_grad
+
+
+def test_importance_weights_undo_the_engines_own_distribution() -> None:
+    """The mean of weighted samples of another distribution is the mean under the trained one."""
+    rng = np.random.default_rng(0)
+    trained, engine = np.array([0.5, 0.3, 0.2]), np.array([0.4, 0.35, 0.25])
+    drawn = rng.choice(3, 20000, p=engine)
+    logs = [torch.tensor(np.log(values[drawn]))[None] for values in (trained, engine)]
+    weights = losses.importance_weights(*logs, 2.0)[0].numpy()
+    value = np.array([5.0, -2.0, 1.0])
+    assert float((weights * value[drawn]).mean()) == pytest.approx(float(trained @ value), abs=0.06)
+    assert float(value[drawn].mean()) == pytest.approx(float(engine @ value), abs=0.06)
+    assert abs(float(trained @ value) - float(engine @ value)) > 0.5
+
+
 def test_balance_is_one_when_balanced_and_more_when_not() -> None:
     tokens, allowed = torch.tensor([12.0]), torch.ones(1, 4, dtype=torch.bool)
     even = losses.balance_loss(torch.full((2, 1, 4), 6.0), torch.full((2, 1, 4), 3.0), tokens, allowed)
@@ -86,3 +115,15 @@ def test_separation_within_prompts_ignores_differences_between_them() -> None:
     assert losses.separation(scores, right, groups) == 1.0
     assert losses.separation(scores, right) == 0.75
     assert losses.separation(scores, np.ones(4, bool)) is None
+
+
+def test_pairs_are_alike_up_to_a_tenth() -> None:
+    one, other = np.array([[100], [100], [10], [0]]), np.array([[90], [89], [11], [0]])
+    assert losses.alike(one, other).tolist() == [True, False, True, True]
+    both = np.array([[3, 10, 4]] * 2)
+    assert losses.alike(both, np.array([[3, 11, 4], [4, 10, 4]])).tolist() == [True, False]
+
+
+def test_layout_is_lines_words_and_marks() -> None:
+    assert losses.style_counts("- one two\n\n- three, 4.5\n") == (2, 6, 4)
+    assert losses.style_counts("") == (0, 0, 0)

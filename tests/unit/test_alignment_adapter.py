@@ -31,6 +31,12 @@ GOOD = {
 }
 
 
+TOTALS = (
+    *("steps", "groups", "responses", "groups_without_signal", "groups_all_invalid", "truncated", "invalid"),
+    *("gated_perception", "gated_reasoning", "discriminator_slowed", "discriminator_hastened"),
+)
+
+
 def write_weights(path: Path, value: float) -> None:
     data = np.full(4, value, np.float32).tobytes()
     header = json.dumps({"a.weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, len(data)]}}).encode()
@@ -81,7 +87,8 @@ def leave_result(ctx: StageContext, *, value: float = 5.0, **change: Any) -> Non
     rows = {"given": 10, "trained": 6, "held_out": 4, "dropped": 0}
     content: dict[str, Any] = {"step": 20, "generated_tokens": 99, "rows": rows, "metrics": GOOD}
     content["overlong_demonstrations"] = 0
-    content |= {"stopped_early": False, "valid_before": 0.9, "policy_steps": 20}
+    content |= {"stopped_early": False, "stopped": "", "first": {"held_out_valid": 0.9}, "policy_steps": 20}
+    content |= {"kept_step": content["step"], "totals": dict.fromkeys(TOTALS, 0.0)}
     (folder / RESULT).write_text(json.dumps(content | change))
 
 
@@ -96,6 +103,9 @@ def leave_result(ctx: StageContext, *, value: float = 5.0, **change: Any) -> Non
         (AlignSettings, {"rollout": {"temperature": 0.7}}, "must be 1"),
         (AlignSettings, {"alpha": 1.5}, "alpha"),
         (AlignSettings, {"clip": 0.2}, "Extra inputs"),
+        (AlignSettings, {"normalise": "mixed"}, "needs `credit: mixed`"),
+        (AlignSettings, {"accuracy_low": 0.96}, "accuracy_high only 0.95"),
+        (AlignSettings, {"min_separation": 0.4}, "at least 0.5"),
     ],
 )
 def test_settings_refuse_what_cannot_work(kind: Any, fields: dict[str, Any], says: str) -> None:
@@ -134,7 +144,7 @@ def settings_read_by_the_engine() -> set[str]:
 def test_the_engine_reads_every_setting_and_no_other() -> None:
     kinds = (DiscriminatorSettings, AlignSettings, RolloutSettings, PrecisionSettings)
     names = {name for kind in kinds for name in kind.model_fields}
-    host_only = {"upcycle_from", "min_valid_share", "steps"}
+    host_only = {"upcycle_from", "init_from", "mode", "steps"}
     assert settings_read_by_the_engine() == names - host_only
 
 
@@ -260,13 +270,29 @@ def test_alignment_that_moved_nothing_or_lost_its_form_is_refused(tmp_path: Path
     assert not ctx.model_dir.exists()
 
 
+EVENTFUL: dict[str, Any] = {
+    "kept_step": 15,
+    "stopped": "falling on held-out prompts: answer 50% -> 10%",
+    "stopped_early": True,
+    "totals": dict.fromkeys(TOTALS, 0.0)
+    | {"steps": 20.0, "groups": 160.0, "responses": 1000.0, "groups_without_signal": 7.5, "groups_all_invalid": 1.0}
+    | {"invalid": 30.0, "truncated": 10.0, "gated_perception": 4.0, "discriminator_slowed": 6.0},
+}
+
+
 def test_alignment_is_published_in_the_base_models_format(tmp_path: Path) -> None:
     ctx = context(tmp_path, AlignSettings(steps=20), gpus=2)
     rows = {"given": 10, "trained": 5, "held_out": 4, "dropped": 1}
-    leave_result(ctx, policy_steps=18, rows=rows, overlong_demonstrations=3)
+    leave_result(ctx, policy_steps=18, rows=rows, overlong_demonstrations=3, **EVENTFUL)
     result = AlignAdapter().finish(ctx)
     assert list(result.notes) == [
+        "ended early: falling on held-out prompts: answer 50% -> 10%",
+        "the result is the policy of step 15, which won most pairs on held-out prompts",
         "2 of 20 steps gave the policy no signal",
+        "of 160 groups 7.5 gave no signal (one role counts as half a group) and 1 had no valid response",
+        "3.0% of responses had not the three blocks, 1.0% were cut at 96 tokens",
+        "perception gave no advantage in 4 steps: its scores did not tell right from wrong",
+        "to stay in its band the discriminator was slowed in 6 steps, hastened in 0",
         "1 demonstrations have not the three blocks and were left out",
         "3 demonstrations are longer than a response may be (96 tokens); kept whole",
         "one of 2 GPUs was used: this stage runs in one process",
