@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from integrations.alignment import lora, sharding
+from integrations.alignment.adamw import NarrowAdamW, PlainAdamW
+from integrations.alignment.formats import narrow
+from integrations.alignment.world import World
 from integrations.errors import StageFailed
 
 
@@ -20,6 +26,9 @@ class Player:
         parameters: the whole model's; those that want a gradient are trained.
         learning_rate: peak; rises linearly over `warmup_steps` and is constant then.
         gradient_clip: largest norm of the whole gradient.
+        precision: `PrecisionSettings`; None keeps everything in the parameters' own format.
+        adapted: the model that `parameters` are of, where its adapters are trained (`lora.add`).
+        world: the processes that train the model; each updates its own part of what `sharding.shard` took apart.
     """
 
     def __init__(
@@ -31,23 +40,37 @@ class Player:
         weight_decay: float,
         warmup_steps: int,
         gradient_clip: float,
+        precision: Any = None,
+        adapted: Any = None,
+        world: World | None = None,
     ) -> None:
         self.what, self.learning_rate, self.warmup_steps = what, learning_rate, warmup_steps
-        self.gradient_clip = gradient_clip
+        self.gradient_clip, self.world = gradient_clip, world or World()
         self.scale = 1.0
         """Multiplies the rate; whoever controls the game sets it before each step, and restores it."""
-        self.model = dict(parameters)
+        self.model, self.adapted = dict(parameters), adapted
         self.parameters = {name: value for name, value in self.model.items() if value.requires_grad}
+        numbers = narrow(self.model.items()) if precision is not None and precision.compute == "bf16" else {}
+        self.parts = {name: sharding.part(value) for name, value in self.parameters.items()}
+        """What this process updates, in the parameters' own memory."""
         # The second moment forgets faster than AdamW's default, as usual for short runs.
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.95)
-        )
+        common = {"lr": learning_rate, "weight_decay": weight_decay, "betas": (0.9, 0.95)}
+        self.optimizer: PlainAdamW | NarrowAdamW
+        if precision is None or (precision.compute, precision.moments) == ("fp32", "fp32"):
+            self.optimizer = PlainAdamW(self.parts.values(), **common)
+        else:
+            masters = {self.parts[name]: value for name, value in numbers.items() if name in self.parts}
+            formats = {"masters": precision.masters, "moments": precision.moments}
+            self.optimizer = NarrowAdamW(list(self.parts.values()), masters, **common, **formats)
+        self.frozen = {name: value.cpu() for name, value in numbers.items() if name not in self.parts}
+        """What rounding took from weights that are not trained."""
 
     def begin(self, step: int) -> None:
         """Forget the gradient and set the rate, a function of the step and `scale`, so that it need not be restored."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.scale * self.learning_rate * min(1.0, (step + 1) / (self.warmup_steps + 1))
-        self.optimizer.zero_grad(set_to_none=True)
+        for value in (*self.parameters.values(), *self.parts.values()):
+            value.grad = None
 
     def finish(self, loss: float) -> float:
         """One optimizer step; the gradient's norm before clipping.
@@ -66,29 +89,46 @@ class Player:
 
     def clip(self) -> float:
         """Scale the gradient down to `gradient_clip` where it is longer; its norm before."""
-        return float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.gradient_clip))
+        norm = sharding.gather_gradients(self.parameters, self.parts, self.world)
+        torch.nn.utils.clip_grads_with_norm_(self.parts.values(), self.gradient_clip, torch.tensor(norm))
+        return norm
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every parameter of the model, trained or not, whole, under the name it is published by.
 
         This is the one way to the weights: for results, checkpoints and rollout engines. One after the other, on the
-        model's device and without gradient, so that a large model need not be held twice.
+        model's device and without gradient, so that a large model need not be held twice. Every process must take them
+        all: each is put together from all processes' parts.
         """
-        return ((name, value.detach()) for name, value in self.model.items())
+        own = ((name, self._exact(name, value)) for name, value in self.model.items())
+        return own if self.adapted is None else lora.merged(self.adapted, own)
+
+    def _exact(self, name: str, value: nn.Parameter) -> torch.Tensor:
+        if name in self.parts:
+            return sharding.full(sharding.like(value, self.optimizer.exact(self.parts[name])))
+        return self.frozen[name] if name in self.frozen else sharding.full(value)
+
+    def save(self, folder: Path) -> None:
+        """Write the weights to `model.safetensors` in a folder."""
+        tensors = {name: value.cpu().contiguous() for name, value in self.weights()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the weights."""
-        return self.optimizer.state_dict()
+        state = {"optimizer": self.optimizer.state_dict()}
+        if self.adapted is not None:
+            state["adapters"] = {name: self._exact(name, value) for name, value in self.parameters.items()}
+        return state
 
-    @torch.no_grad()
     def restore(self, state: dict[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
         """Go on from `state()` and `weights()`.
 
         Raises:
             ValueError: the weights are not those of this model.
         """
-        if weights.keys() != self.model.keys():
+        found = weights if self.adapted is None else state["adapters"]
+        if not self.parameters.keys() <= found.keys():
             raise ValueError(f"the weights are not those of this {self.what}")
-        for name, value in self.model.items():
-            value.copy_(weights[name])
-        self.optimizer.load_state_dict(state)
+        for name, value in self.parameters.items():
+            self.optimizer.assign(self.parts[name], sharding.cut(value, found[name]))
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -7,7 +7,7 @@ nothing is ever initialised at random instead, as the paper's code does when its
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,19 @@ MODELS = {"moe": Qwen3VLMoeForConditionalGeneration, "dense": Qwen3VLForConditio
 AGAIN = "run its stage again"
 
 
-def save(discriminator: Discriminator, folder: Path) -> None:
-    """Write backbone, description and heads into a folder; the processor's files are the adapter's to add."""
-    discriminator.backbone.save_pretrained(folder)
-    if discriminator.heads is not None:
-        heads = {name: value.detach().contiguous() for name, value in discriminator.heads.state_dict().items()}
+def save(
+    discriminator: Discriminator, folder: Path, weights: Iterable[tuple[str, torch.Tensor]] | None = None
+) -> None:
+    """Write backbone, description and heads into a folder; the processor's files are the adapter's to add.
+
+    Args:
+        weights: the parameters as `Player.weights` gives them; None writes them as they are.
+    """
+    named = discriminator.named_parameters() if weights is None else weights
+    found = {name: value.detach().cpu().contiguous() for name, value in named}
+    heads = {name.removeprefix("heads."): found.pop(name) for name in list(found) if name.startswith("heads.")}
+    discriminator.backbone.save_pretrained(folder, state_dict=found)
+    if heads:
         save_file(heads, folder / HEADS)
     write_json(folder / DESCRIPTION, asdict(discriminator.description))
 

@@ -13,11 +13,12 @@ from typing import Any
 from integrations.alignment import checkpoints, contest, heldout, storage
 from integrations.alignment.creation import build
 from integrations.alignment.discriminator import Discriminator
+from integrations.alignment.formats import narrow
 from integrations.alignment.job import Job
 from integrations.alignment.players import Player
 from integrations.alignment.results import write_result
 from integrations.alignment.seeds import derive
-from integrations.alignment.session import Reporter, Session, Stopwatch, open_session
+from integrations.alignment.session import Reporter, Session, Stopwatch, freeze, open_session
 from integrations.common.rows import Row
 
 
@@ -25,6 +26,9 @@ def run(job: Job) -> None:
     """Train a discriminator, resuming from the newest checkpoint where there is one."""
     session = open_session(job)
     discriminator = build(session)
+    freeze(discriminator.backbone, job.settings.precision)
+    if job.settings.precision.compute == "bf16":
+        narrow(session.policy.named_parameters())  # after the discriminator, which begins from what was not rounded
     progress = Warmup(session, discriminator)
     saved = checkpoints.newest(job.checkpoint_dir)
     if saved is not None:
@@ -45,6 +49,7 @@ class Warmup:
             weight_decay=settings.weight_decay,
             warmup_steps=settings.warmup_steps,
             gradient_clip=settings.gradient_clip,
+            precision=settings.precision,
         )
         self.step, self.generated_tokens = 0, 0
         self.best_loss, self.stale = float("inf"), 0
@@ -67,7 +72,7 @@ class Warmup:
             if self.step % settings.checkpoint_every == 0 or self.finished:
                 checkpoints.save(job.checkpoint_dir, self.step, self.state())
         facts = {"stopped_early": self.step < job.steps}
-        save = partial(storage.save, self.discriminator)
+        save = partial(storage.save, self.discriminator, weights=self.player.weights())
         write_result(job, self.step, self.generated_tokens, self.session.pool, self.last_check, facts, save)
 
     def _one_step(self) -> dict[str, float]:
