@@ -1,8 +1,11 @@
 """A model's trained weights dealt out over several processes (FSDP2), so that each holds and updates its part only.
 
-Every decoder layer is a unit that is put together when it runs and taken apart again; what is outside of them
-(embeddings, norms, output layer, vision tower) is one more unit, whole while `run` lasts. This engine calls a model's
-parts, not its `forward`, so every computation goes through `run`, which is registered with FSDP as a forward method.
+`run` puts the whole model together for as long as one function lasts, which may make any number of forward and
+backward passes: processes talk before the first one and after the last, so they need not make the same ones. It is
+what FSDP calls gradient accumulation without communication. A layer at a time, as FSDP is more often used, would need
+less memory, and an exchange for every layer of every pass: here a step has dozens of them, on prompts, images and
+some responses each. So a process needs room for one model's weights and gradient in the format that it computes in,
+and for its part only of what those are stored in, and of the optimizer's state.
 
 Gradients are sums over processes, not means: losses are shares of the whole step's. A process alone keeps plain
 models, and all functions here hand them through.
@@ -18,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from integrations.alignment.world import World
@@ -26,20 +29,26 @@ from integrations.alignment.world import World
 Result = TypeVar("Result")
 
 
-def shard(model: Any, world: World) -> Any:
+def shard(model: Any, world: World, compute: torch.dtype = torch.float32) -> Any:
     """Take a Qwen3-VL, dense or mixture of experts, apart in place; every process must have the same weights.
 
-    The vision tower stays in one piece with the embeddings: a process whose prompts have no image does not run it,
-    and the others must not wait for it.
+    Args:
+        compute: format that weights and gradient have within `run`, and are exchanged in.
 
     Returns:
-        The model, to be used through `run` only; unchanged where the process is alone.
+        The model, to be used within `run` only; unchanged where the process is alone.
     """
     if world.size == 1:
         return model
     mesh = init_device_mesh(model.lm_head.weight.device.type, (world.size,))
-    for unit in (*model.model.language_model.layers, model):
-        fully_shard(unit, mesh=mesh, reshard_after_forward=True, shard_placement_fn=partial(_placement, world.size))
+    options = {
+        "mesh": mesh,
+        "reshard_after_forward": False,
+        "shard_placement_fn": partial(_placement, world.size),
+        "mp_policy": MixedPrecisionPolicy(param_dtype=compute, cast_forward_inputs=False),
+    }
+    for unit in (*model.model.language_model.layers, *model.model.visual.blocks, model):
+        fully_shard(unit, **options)
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
     model.compute = partial(_compute, model)
@@ -53,35 +62,38 @@ def _placement(processes: int, value: nn.Parameter) -> Shard:
 
 
 def run(model: Any, function: Callable[..., Result], *arguments: Any) -> Result:
-    """`function(*arguments)` with the model's weights at hand.
+    """`function(*arguments)` with all of the model's weights at hand; every process must come here.
 
-    Its result, a tensor or a tuple of tensors, is what the backward pass may start from.
+    Where gradients are on, the function makes the backward passes too, on its share of the loss.
     """
-    return model.compute(function, *arguments) if isinstance(model, FSDPModule) else function(*arguments)
+    if not isinstance(model, FSDPModule):
+        return function(*arguments)
+    model.set_requires_gradient_sync(False)
+    model.set_reshard_after_backward(False)
+    result, end = model.compute(function, *arguments)
+    if torch.is_grad_enabled():
+        model.set_requires_gradient_sync(True)
+        model.set_reshard_after_backward(True)
+        end.backward()  # of nothing: FSDP exchanges what the function has gathered, and takes the model apart
+    for unit in _units(model):
+        unit.reshard()
+    return result
 
 
-def _compute(model: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+def _compute(model: Any, function: Callable[..., Any], *arguments: Any) -> tuple[Any, torch.Tensor]:
+    for unit in _units(model):
+        unit.unshard()
     result = function(*arguments)
-    if not torch.is_grad_enabled():
-        return result
-    # Processes exchange the gradients of the same weights, so those of the vision tower must exist on all.
-    seeing = [value for value in model.model.visual.parameters() if value.requires_grad]
-    if isinstance(result, torch.Tensor):
-        return _Reach.apply(result, *seeing)
-    return (_Reach.apply(result[0], *seeing), *result[1:])
+    if torch.is_grad_enabled():
+        # Exchanged are the gradients of the same weights everywhere, also where no prompt had an image.
+        for value in model.parameters():
+            if value.requires_grad and value.grad is None:
+                value.grad = torch.zeros_like(value)
+    return result, torch.zeros((), requires_grad=True) + 0
 
 
-class _Reach(torch.autograd.Function):
-    """The value as it is, with a gradient of zero for parameters that it may not depend on."""
-
-    @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
-        ctx.parameters = parameters
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return slopes[0], *(torch.zeros_like(value) for value in ctx.parameters)
+def _units(model: Any) -> list[FSDPModule]:
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 @torch.no_grad()
