@@ -8,7 +8,7 @@ them at a time. Both ways give the same scores and gradients, and see each image
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,6 +38,15 @@ class Batch:
     def branches(self) -> tuple[list[int], list[Segments]]:
         """Demonstrations, then responses, in the order of scores: the prompt of each, and its segments."""
         return [*range(len(self.prompts)), *self.which], [*self.teachers, *self.students]
+
+    def columns(self, part: range) -> list[int]:
+        """Which of `branches` belong to some neighbouring prompts."""
+        return [column for column, prompt in enumerate(self.branches[0]) if prompt in part]
+
+    def take(self, part: range, columns: Sequence[int]) -> tuple[list[int], list[Segments]]:
+        """Some of `branches`, their prompts numbered from the first of `part`."""
+        which, segments = self.branches
+        return [which[column] - part.start for column in columns], [segments[column] for column in columns]
 
 
 @dataclass(frozen=True)
@@ -99,19 +108,19 @@ def judge(discriminator: Discriminator, batch: Batch, micro_prompts: int) -> Sco
 
 
 @torch.no_grad()
-def _score(discriminator: Discriminator, batch: Batch, limits: Limits, features: Features) -> torch.Tensor:
+def _score(
+    discriminator: Discriminator, batch: Batch, limits: Limits, features: Features | None = None
+) -> torch.Tensor:
     """(2, B + R) scores of demonstrations and responses; all tokens are counted in `routing`."""
     discriminator.routing.reset()
-    which, segments = batch.branches
-    pieces, columns = [], []
+    features = discriminator.see(batch.prompts) if features is None else features
+    pieces, order = [], []
     for part in limits.parts(len(batch.prompts)):
-        inside = [column for column, prompt in enumerate(which) if prompt in part]
-        follow, texts = [which[column] - part.start for column in inside], [segments[column] for column in inside]
-        prompts = batch.prompts[part.start : part.stop]
-        pieces.append(discriminator.score(prompts, follow, texts, features.part(part)))
-        columns += inside
+        columns, prompts = batch.columns(part), batch.prompts[part.start : part.stop]
+        pieces.append(discriminator.score(prompts, *batch.take(part, columns), features.part(part)))
+        order += columns
     values = torch.cat(pieces, 1)
-    return torch.empty_like(values).index_copy_(1, torch.tensor(columns, device=values.device), values)
+    return torch.empty_like(values).index_copy_(1, torch.tensor(order, device=values.device), values)
 
 
 @dataclass(frozen=True)
@@ -189,8 +198,8 @@ def _in_parts(
     """Scores first, then the gradient part by part from the loss's derivative with respect to the scores."""
     limits = Limits(objective.micro_prompts, objective.micro_branches)
     features = discriminator.see(batch.prompts)
-    held = features.detached()
-    values = _score(discriminator, batch, limits, held).requires_grad_()
+    seen = features.detached()
+    values = _score(discriminator, batch, limits, seen).requires_grad_()
     assigned = world.total(discriminator.routing.assigned_LKE)
     tokens = _tokens(assigned, discriminator)
     loss = _pair_loss(values, batch, objective)
@@ -198,46 +207,25 @@ def _in_parts(
     balance = 0.0
 
     def share() -> torch.Tensor:
-        """What the tokens read since the last reset add to the loss for balance."""
+        """What the tokens read since the last time add to the loss for balance."""
         nonlocal balance
         found = discriminator.balance(tokens, assigned)
         balance += float(found.detach())
+        discriminator.routing.reset()
         return objective.balance * found
 
-    for part in limits.parts(len(batch.prompts)):
-        _part_gradient(discriminator, batch, part, limits, held, slope_2N, share)
-    features.backward(held)
-    return values.detach(), float(loss.detach()), balance
-
-
-def _part_gradient(
-    discriminator: Discriminator,
-    batch: Batch,
-    part: range,
-    limits: Limits,
-    features: Features,
-    slope_2N: torch.Tensor,
-    share: Callable[[], torch.Tensor],
-) -> None:
-    """Add the gradient of some prompts and of all that follows them: the prompts are read once."""
-    which, segments = batch.branches
-    inside = [column for column, prompt in enumerate(which) if prompt in part]
-    prompts, features = batch.prompts[part.start : part.stop], features and features.part(part)
     discriminator.routing.reset()
-    if not limits.branches:
-        follow, texts = [which[column] - part.start for column in inside], [segments[column] for column in inside]
-        evidence = discriminator.evidence(prompts, follow, texts, features)
-        ((evidence * slope_2N[:, inside]).sum() + share()).backward()
-        return
-    state = discriminator.read(prompts, features)
-    prompts_share, held = share(), state.detached()
-    for group in limits.groups(len(inside)):
-        columns = [inside[index] for index in group]
-        discriminator.routing.reset()
-        follow, texts = [which[column] - part.start for column in columns], [segments[column] for column in columns]
-        evidence = discriminator.weigh(held, follow, texts)
-        ((evidence * slope_2N[:, columns]).sum() + share()).backward()
-    state.backward(held, prompts_share)
+    for part in limits.parts(len(batch.prompts)):
+        columns, prompts = batch.columns(part), batch.prompts[part.start : part.stop]
+        state = discriminator.read(prompts, seen.part(part))
+        of_prompts, held = share(), state.detached()
+        for group in limits.groups(len(columns)):
+            some = [columns[index] for index in group]
+            evidence = discriminator.weigh(held, *batch.take(part, some))
+            ((evidence * slope_2N[:, some]).sum() + share()).backward()
+        state.backward(held, of_prompts)
+    features.backward(seen)
+    return values.detach(), float(loss.detach()), balance
 
 
 def _tokens(assigned_LKE: torch.Tensor, discriminator: Discriminator) -> torch.Tensor:

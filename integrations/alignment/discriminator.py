@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from integrations.alignment import batching, losses, sharding
+from integrations.alignment import batching, losses
 from integrations.alignment.description import Description
 from integrations.alignment.model import prepare
 from integrations.alignment.policy import token_log_probs
 from integrations.alignment.prompts import Prompt
-from integrations.alignment.routing import PADDING, PERCEPTION, REASONING, allowed_experts, install
+from integrations.alignment.routing import PADDING, PERCEPTION, PROMPT, REASONING, allowed_experts, install
 from integrations.alignment.seeds import derive
 from integrations.alignment.segments import ROLES, Segments
 from integrations.alignment.views import seen_by
@@ -78,23 +78,44 @@ class Discriminator:
         for name, value in own.items():
             value.copy_(parameters[name])
 
-    def score(self, prompts: Sequence[Prompt], which: Sequence[int], segments: Sequence[Segments]) -> torch.Tensor:
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        which: Sequence[int],
+        segments: Sequence[Segments],
+        features: batching.Features | None = None,
+    ) -> torch.Tensor:
         """(2, R) scores of perception and reasoning, with gradient; segment r answers `prompts[which[r]]`."""
-        return self.evidence(prompts, which, segments) - self.baseline(prompts, which, segments)
+        return self.evidence(prompts, which, segments, features) - self.baseline(prompts, which, segments)
 
-    def evidence(self, prompts: Sequence[Prompt], which: Sequence[int], segments: Sequence[Segments]) -> torch.Tensor:
-        """(2, R) the model's own part of the score, with gradient; adds to `routing`'s sums."""
-        return sharding.run(self.backbone, self._evidence, prompts, which, segments)
+    def see(self, prompts: Sequence[Prompt]) -> batching.Features:
+        """The prompts' images, for `read`, with gradient."""
+        return batching.see(self.backbone, seen_by(self.description, self.backbone.config, prompts))
 
-    def _evidence(self, prompts: Sequence[Prompt], which: Sequence[int], segments: Sequence[Segments]) -> torch.Tensor:
-        device = self.banned_V.device
+    def read(self, prompts: Sequence[Prompt], features: batching.Features | None = None) -> batching.PromptState:
+        """The prompts, for `weigh`, with gradient; adds to `routing`'s sums."""
         prompts = seen_by(self.description, self.backbone.config, prompts)
+        tokens = sum(len(prompt.ids) for prompt in prompts)
+        self.routing.set_kinds(torch.full((tokens,), PROMPT, device=self.banned_V.device))
+        return batching.read_prompts(self.backbone, prompts, features)
+
+    def evidence(
+        self,
+        prompts: Sequence[Prompt],
+        which: Sequence[int],
+        segments: Sequence[Segments],
+        features: batching.Features | None = None,
+    ) -> torch.Tensor:
+        """(2, R) the model's own part of the score, with gradient; adds to `routing`'s sums."""
+        return self.weigh(self.read(prompts, features), which, segments)
+
+    def weigh(self, state: batching.PromptState, which: Sequence[int], segments: Sequence[Segments]) -> torch.Tensor:
+        """`evidence` after prompts that have been read."""
+        device = self.banned_V.device
         branches = Branches.of(which, segments, self.description.reasoning)
         tails = batching.Tails.pack(branches.ids, device)
         kinds_NT = token_kinds(tails, torch.tensor(branches.boundaries, device=device))
-        self.routing.set_kinds((batching.prompt_mask(prompts) - 1).to(device))
-        which_N = torch.as_tensor(branches.which, device=device)
-        state = batching.repeat(batching.read_prompts(self.backbone, prompts), which_N)
+        state = batching.repeat(state, branches.which)
         self.routing.set_kinds(kinds_NT)
         hidden_NTH = batching.continue_prompts(self.backbone, state, tails)
         if self.heads is None:
@@ -120,8 +141,7 @@ class Discriminator:
         prompts = seen_by(self.description, self.reference.config, prompts)
         branches = Branches.of(which, segments, self.description.reasoning)
         tails = batching.Tails.pack(branches.ids, device)
-        which_N = torch.as_tensor(branches.which, device=device)
-        state = batching.repeat(batching.read_prompts(self.reference, prompts), which_N)
+        state = batching.repeat(batching.read_prompts(self.reference, prompts), branches.which)
         hidden_NTH = batching.continue_prompts(self.reference, state, tails)
         log_probs, _ = token_log_probs(self.reference, state, hidden_NTH, tails, self.banned_V)
         kinds_NT = token_kinds(tails, torch.tensor(branches.boundaries, device=device))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
+from integrations.alignment import attention
 from integrations.alignment.segments import END_OF_TURN
 
 
@@ -30,8 +31,9 @@ class LinearPatchEmbed(nn.Module):
 
 
 def prepare(model: Any) -> Any:
-    """The model with the linear patch embedding, as this engine runs it; saved folders do not change."""
+    """The model with the linear patch embedding and attention that shares prompts; saved folders do not change."""
     model.model.visual.patch_embed = LinearPatchEmbed(model.model.visual.patch_embed)
+    model.set_attn_implementation({"text_config": attention.NAME})
     model.config.use_cache = True
     return model
 

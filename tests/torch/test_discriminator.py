@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional
 
-from integrations.alignment import contest
 from integrations.alignment.description import Description
 from integrations.alignment.discriminator import Discriminator, new_heads
 from integrations.alignment.model import banned_tokens
@@ -22,7 +20,6 @@ from integrations.alignment.segments import Segments, Splitter
 from integrations.alignment.storage import HEADS, load, save
 from integrations.alignment.upcycle import copy_dense, upcycle
 from integrations.alignment.views import seen_by
-from integrations.alignment.world import World as Alone
 from integrations.common.rows import Row
 from integrations.errors import BadInput
 
@@ -211,72 +208,6 @@ def test_perception_does_not_see_the_reasoning_that_follows(policy: Any, encoder
     own, mixed = discriminator.score(prompts, which, segments), discriminator.score(prompts, which, swapped)
     torch.testing.assert_close(own[0], mixed[0], atol=3e-4, rtol=1e-5)
     assert (own[1] - mixed[1]).abs().max() > 1e-2
-
-
-def plain_gradients(
-    discriminator: Discriminator, batch: contest.Batch, objective: contest.Objective, world: Alone
-) -> Any:
-    """The loss with one forward pass per sequence, prompt repeated."""
-    values = [discriminator.score([batch.prompts[p]], [0], [item]) for p, item in zip(*batch.branches[1:], strict=True)]
-    count = len(batch.prompts)
-    scores = torch.cat(values, 1)
-    margins = scores[:, :count][:, batch.which] - scores[:, count:]
-    loss = -functional.logsigmoid(margins).sum() / len(batch.which)
-    loss = loss + objective.regulariser * (scores[:, :count].pow(2).mean() + scores[:, count:].pow(2).mean())
-    loss.backward()
-    return scores.detach(), {n: p.grad.clone() for n, p in discriminator.named_parameters() if p.grad is not None}
-
-
-@EVERY_KIND
-def test_shared_fused_and_partial_gradients_equal_one_sequence_at_a_time(
-    policy: Any, encoder: Encoder, world: World, words: dict[str, Any]
-) -> None:
-    discriminator = build(policy.double(), encoder, **words)
-    discriminator.backbone.double()
-    prompts, which, segments = make_items(encoder, world, words)
-    batch = contest.Batch(prompts, segments[:5], segments, which)
-    results = []
-    for method, micro in ((plain_gradients, 9), (contest._fused, 9), (contest._in_parts, 2), (contest._in_parts, 4)):
-        for _, value in discriminator.named_parameters():
-            value.grad = None
-        found = method(
-            discriminator,
-            batch,
-            contest.Objective(regulariser=1e-2, balance=0.0, micro_prompts=micro, counts=(5, len(which))),
-            Alone(),
-        )
-        gradients = {n: p.grad.clone() for n, p in discriminator.named_parameters() if p.grad is not None}
-        results.append((found[0], gradients))
-    expected_scores, expected = results[0]
-    for scores, gradients in results[1:]:
-        torch.testing.assert_close(scores, expected_scores, atol=1e-5, rtol=1e-6)
-        size = sum(value.pow(2).sum() for value in expected.values()).sqrt()
-        for name, value in expected.items():
-            error = (gradients[name] - value).norm() / size
-            assert error < 1e-6, name  # norms, routers and heads compute in fp32 whatever the model's type
-        assert len(expected) == len(gradients)
-
-
-def test_the_balance_loss_does_not_depend_on_how_the_step_is_parted(
-    policy: Any, encoder: Encoder, items: Items
-) -> None:
-    discriminator = build(policy, encoder)
-    prompts, which, segments = items
-    batch = contest.Batch(prompts, segments[:5], segments, which)
-    gradients = []
-    for method, micro in ((contest._fused, 9), (contest._in_parts, 2)):
-        for _, value in discriminator.named_parameters():
-            value.grad = None
-        balance = method(
-            discriminator,
-            batch,
-            contest.Objective(regulariser=0.0, balance=5.0, micro_prompts=micro, counts=(5, len(which))),
-            Alone(),
-        )[2]
-        router = discriminator.backbone.model.language_model.layers[1].mlp.gate.weight.grad.clone()
-        gradients.append((balance, router))
-    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
-    torch.testing.assert_close(gradients[0][1], gradients[1][1], atol=1e-5, rtol=1e-3)
 
 
 @EVERY_KIND
