@@ -139,8 +139,8 @@ def gather_gradients(parameters: Mapping[str, nn.Parameter], parts: Mapping[str,
     FSDP has summed those of what it took apart. What lies whole in every process (a head) is summed here.
     """
     if world.size == 1:
-        gradients = [value.grad for value in parameters.values() if value.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
+        norms = [_norm(value.grad) for value in parameters.values() if value.grad is not None]
+        return float(torch.linalg.vector_norm(torch.stack(norms)))
     own, shared = 0.0, 0.0
     for name, value in parameters.items():
         if value.grad is None:
@@ -152,3 +152,8 @@ def gather_gradients(parameters: Mapping[str, nn.Parameter], parts: Mapping[str,
             parts[name].grad = world.total(value.grad)
             shared += float(parts[name].grad.double().square().sum())
     return math.sqrt(world.sum(own) + shared)
+
+
+def _norm(gradient: torch.Tensor) -> torch.Tensor:
+    """The norm, not rounded to bf16 as torch's own would be."""
+    return torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))

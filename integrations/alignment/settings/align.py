@@ -172,6 +172,13 @@ class AlignSettings(ModeSettings):
         return self
 
     @model_validator(mode="after")
+    def _updates_are_not_lost(self) -> Self:
+        if self.precision.lora is None:
+            self.precision.check_rate("learning_rate", self.learning_rate)
+        self.precision.check_rate("discriminator_learning_rate", self.discriminator_learning_rate)
+        return self
+
+    @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.normalise == "mixed" and self.credit != "mixed":
             raise ValueError("normalise: mixed gives the whole response one advantage, so it needs `credit: mixed`")

@@ -27,6 +27,9 @@ TYPICAL_WEIGHT = 0.02
 """Standard deviation that the language model's matrices are initialised with."""
 
 
+Matrix = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
 class LoraSettings(Settings):
     """Low-rank adapters in fp32 beside frozen weights."""
 
@@ -36,7 +39,7 @@ class LoraSettings(Settings):
     alpha: Positive = 64.0
     """The adapters' product is scaled by alpha / rank, so that the learning rate need not follow the rank."""
 
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
+    targets: Annotated[tuple[Matrix, ...], Field(min_length=1)] = (
         "q_proj",
         "k_proj",
         "v_proj",
