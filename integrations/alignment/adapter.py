@@ -18,12 +18,14 @@ from typing import Any
 from integrations.alignment.names import DESCRIPTION, POLICY_WEIGHTS, RESULT
 from integrations.alignment.settings import AlignSettings, DiscriminatorSettings
 from integrations.common import error_line
-from integrations.common.checkpoint import carried_over, check_model_folder, publish, read_tensors
+from integrations.common.checkpoint import carried_over, check_frozen, check_model_folder, publish, read_tensors
 from integrations.common.files import read_json, write_json
 from integrations.common.jsonl import JsonlTail
 from integrations.contract import Follower, Launch, Progress, StageContext, StageResult
 from integrations.errors import BadInput, StageFailed
 
+VISION = "visual."
+"""In the names of the vision tower's tensors."""
 NOT_CARRIED_OVER = ("config.json", "generation_config.json")
 """The discriminator is another architecture than the base model, so these are its own."""
 
@@ -132,7 +134,8 @@ def _stage_result(ctx: StageContext, result: Mapping[str, Any], notes: Sequence[
     metrics = {name: value for name, value in result["metrics"].items() if math.isfinite(value)}
     dropped, overlong = result["rows"]["dropped"], result["overlong_demonstrations"]
     if dropped:
-        notes = (*notes, f"{dropped} demonstrations have not the three blocks and were left out")
+        first = result["left_out"]
+        notes = (*notes, f"{dropped} rows were left out, each is named in the log; the first: {first}")
     if overlong:
         limit = ctx.settings.rollout.max_new_tokens
         notes = (*notes, f"{overlong} demonstrations are longer than a response may be ({limit} tokens); kept whole")
@@ -176,6 +179,9 @@ class DiscriminatorAdapter(_AlignmentAdapter):
             if metrics[f"held_out_pair_accuracy_{role}_low"] <= 0.5:
                 accuracy = metrics[f"held_out_pair_accuracy_{role}"]
                 notes.append(f"pair accuracy of {role} alone, {accuracy:.0%}, is not above chance")
+        if ctx.settings.precision.freeze_vision:
+            job = self._job(ctx)
+            check_frozen(folder, Path(job["init_from"] or job["upcycle_from"]), VISION)
         publish_discriminator(folder, ctx.base_model, ctx.model_dir)
         return _stage_result(ctx, result, notes)
 
@@ -208,7 +214,8 @@ class AlignAdapter(_AlignmentAdapter):
                 f"{ctx.name}: the share of held-out responses of the right form fell from {before:.0%} to {after:.0%}",
                 "lower `learning_rate`, raise `format_penalty`, or set `kl`",
             )
-        publish(folder, ctx.base_model, ctx.model_dir, parent=ctx.policy)
+        frozen = [VISION] if ctx.settings.precision.freeze_vision else []
+        publish(folder, ctx.base_model, ctx.model_dir, parent=ctx.policy, frozen=frozen)
         return _stage_result(ctx, result, game_notes(result, ctx.settings.rollout.max_new_tokens))
 
 

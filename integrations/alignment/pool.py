@@ -19,8 +19,8 @@ class TeacherPool:
     held_out: list[Row]
     demonstrations: dict[str, Segments]
     """By row id."""
-    dropped: list[str] = field(default_factory=list)
-    """Ids of rows whose demonstration has not the three blocks."""
+    dropped: dict[str, str] = field(default_factory=dict)
+    """Rows left out, by id, and why."""
 
     def pick(self, step: int, count: int, *key: int | str) -> list[Row]:
         """The training rows of one step: every row once per epoch, each epoch in its own order."""
@@ -42,11 +42,12 @@ def read_pool(path: Path, held_out: int, splitter: Splitter, teacher_tokens: int
         BadInput: the file cannot be read, ids repeat, or too few demonstrations are usable.
     """
     demonstrations: dict[str, Segments] = {}
-    rows, dropped = [], []
+    rows: list[Row] = []
+    dropped: dict[str, str] = {}
     for row in read_rows(path):
         segments = splitter.split(row.get("response") or "", teacher_tokens)
         if segments is None:
-            dropped.append(str(row["id"]))
+            dropped[str(row["id"])] = "its demonstration has not the three blocks, or one of them is empty"
             continue
         if row["id"] in demonstrations:
             raise BadInput(f"{path}: the id {row['id']!r} occurs twice", "give every row an id of its own")

@@ -93,7 +93,7 @@ class Encoder:
         try:
             with Image.open(self.data_dir / path) as opened:
                 return opened.convert("RGB")
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what damage is called
             raise BadInput(f"cannot read the image {self.data_dir / path}: {error}", "rebuild the data") from error
 
     def patches(self, picture: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,6 +124,24 @@ class Encoder:
 
         return self._kept(str(row["id"]), make)
 
+    def length(self, row: Row, sizes: Sequence[tuple[int, int]]) -> int:
+        """Tokens of the row's prompt, from its images' sizes alone.
+
+        Args:
+            sizes: width and height of each image in pixels.
+
+        Raises:
+            BadInput: an image has a shape that the model cannot take, or as for `encode`.
+        """
+        try:
+            counts = [
+                self.processor.image_processor.get_number_of_image_patches(height, width) // self.merge**2
+                for width, height in sizes
+            ]
+        except ValueError as error:
+            raise BadInput(f"{row['id']}: an image cannot be used: {error}", "leave the row out") from error
+        return len(self._ids(str(row["id"]), self.turns(row), counts))
+
     def encode_turns(self, name: str, turns: Sequence[dict[str, Any]], pictures: Sequence[Image.Image]) -> Prompt:
         """A conversation as a prompt.
 
@@ -148,22 +166,25 @@ class Encoder:
             self._kept_bytes -= oldest.patches.nbytes
         return prompt
 
+    def _ids(self, name: str, turns: Sequence[dict[str, Any]], counts: Sequence[int]) -> np.ndarray:
+        """(P,) int64 token ids, each image's placeholder repeated once per merged patch (`counts`)."""
+        pieces = self.text(turns).split(self.image_token)
+        if len(pieces) != len(counts) + 1:
+            raise BadInput(
+                f"{name}: {len(pieces) - 1} image placeholders for {len(counts)} images",
+                "give each image one place and keep the placeholder's text out of the prompt",
+            )
+        text = pieces[0] + "".join(
+            self.image_token * count + piece for count, piece in zip(counts, pieces[1:], strict=True)
+        )
+        return np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
+
     def _encode(
         self, name: str, turns: Sequence[dict[str, Any]], pictures: Sequence[Image.Image], answer: str
     ) -> Prompt:
         images = [self.patches(picture) for picture in pictures]
         grids = torch.cat([grid for _, grid in images]) if images else torch.zeros((0, 3), dtype=torch.int64)
-        pieces = self.text(turns).split(self.image_token)
-        if len(pieces) != len(images) + 1:
-            raise BadInput(
-                f"{name}: {len(pieces) - 1} image placeholders for {len(images)} images",
-                "give each image one place and keep the placeholder's text out of the prompt",
-            )
-        counts = [int(grid.prod()) // self.merge**2 for grid in grids]
-        text = pieces[0] + "".join(
-            self.image_token * count + piece for count, piece in zip(counts, pieces[1:], strict=True)
-        )
-        ids = np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
+        ids = self._ids(name, turns, [int(grid.prod()) // self.merge**2 for grid in grids])
         empty = torch.zeros((0, 0))
         return Prompt(
             id=name,

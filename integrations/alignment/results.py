@@ -21,13 +21,17 @@ def write_result(
     metrics: Mapping[str, float],
     facts: Mapping[str, object],
     save_weights: Callable[[Path], object],
+    world: World,
 ) -> None:
-    """Write the weights and what the adapter needs to judge them.
+    """Write the weights and what the adapter needs to judge them, from the first process.
 
     Args:
         metrics: the last held-out check.
         facts: what else the stage's own checks need.
     """
+    if not world.first:
+        world.wait()
+        return
     partial = job.result_dir.with_name(f".{job.result_dir.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)
@@ -41,11 +45,13 @@ def write_result(
         "dropped": len(pool.dropped),
     }
     limit = job.settings.rollout.max_new_tokens
+    first = next(iter(pool.dropped.items()), None)
     content = {
         "step": step,
         "generated_tokens": generated_tokens,
         "rows": rows,
         "metrics": dict(metrics),
+        "left_out": f"{first[0]}: {first[1]}" if first else "",
         "overlong_demonstrations": sum(len(item.ids) > limit for item in pool.demonstrations.values()),
         **facts,
     }
@@ -53,3 +59,4 @@ def write_result(
     for path in partial.iterdir():
         flush(path)
     place(partial, job.result_dir)
+    world.wait()

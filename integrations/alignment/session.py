@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from integrations.alignment.checkpoints import step_folders
 from integrations.alignment.description import read_description
 from integrations.alignment.engines import Sampler, open_sampler
 from integrations.alignment.formats import narrow
@@ -20,6 +21,7 @@ from integrations.alignment.job import Job
 from integrations.alignment.model import banned_tokens, load_policy, load_processor
 from integrations.alignment.pool import TeacherPool, read_pool
 from integrations.alignment.prompts import Encoder
+from integrations.alignment.screening import Limits, screen
 from integrations.alignment.segments import Splitter
 from integrations.alignment.world import World
 
@@ -38,7 +40,7 @@ class Session:
     world: World = field(default_factory=World)
 
 
-def open_session(job: Job) -> Session:
+def open_session(job: Job, world: World) -> Session:
     """Load the policy and the teacher pool.
 
     Raises:
@@ -51,12 +53,26 @@ def open_session(job: Job) -> Session:
     splitter = Splitter(processor.tokenizer, reads.reasoning, reads.terminator)
     path = job.data_dir / f"{job.settings.teacher}.jsonl"
     pool = read_pool(path, job.settings.held_out, splitter, reads.teacher_tokens)
-    for name in pool.dropped:
-        print(f"left out {name}: its demonstration has not the three blocks", flush=True)
     encoder = Encoder(processor, job.data_dir)
+    pool = _screened(job, pool, encoder, world)
     banned = banned_tokens(processor.tokenizer, policy.lm_head.out_features).to(job.device)
     rollouts = open_sampler(job, policy, encoder, pool.held_out, banned)
-    return Session(job, policy, splitter, pool, encoder, rollouts, banned)
+    return Session(job, policy, splitter, pool, encoder, rollouts, banned, world)
+
+
+def _screened(job: Job, pool: TeacherPool, encoder: Encoder, world: World) -> TeacherPool:
+    """The pool without the rows that cannot be trained on, each of which is named in the log."""
+    done = next((step for step, _ in step_folders(job.checkpoint_dir)), 0)
+    reporter = Reporter(job, world)
+
+    def tell(looked_at: int, rows: int) -> None:
+        reporter.write(done, {"rows_checked": looked_at, "rows": rows}, 0, "checking the data")
+
+    limits = Limits(job.settings.max_prompt_tokens, job.settings.bad_rows)
+    pool = screen(pool, encoder, limits, threads=job.threads, world=world, tell=tell)
+    for name, reason in pool.dropped.items():
+        print(f"left out {name}: {reason}", flush=True)
+    return pool
 
 
 def freeze(model: Any, precision: Any) -> None:
@@ -79,14 +95,16 @@ def reference_of(policy: Any, precision: Any) -> Any:
 
 
 class Reporter:
-    """Appends one JSON line per step to the progress file."""
+    """Appends one JSON line per step to the progress file; of several processes the first does."""
 
-    def __init__(self, job: Job) -> None:
-        self.stream = job.progress_file.open("a", encoding="utf-8")
+    def __init__(self, job: Job, world: World) -> None:
+        self.stream = job.progress_file.open("a", encoding="utf-8") if world.first else None
         self.total = job.steps
 
     def write(self, step: int, metrics: Mapping[str, float], generated_tokens: int, phase: str = "training") -> None:
         """Report the state after `step` steps; values that are not finite are left out."""
+        if self.stream is None:
+            return
         finite = {name: round(value, 6) for name, value in metrics.items() if math.isfinite(value)}
         line = {
             "step": step,

@@ -51,7 +51,7 @@ def test_bad_demonstrations_are_left_out_by_name(world: World, splitter: Splitte
     rows[3]["response"], rows[5]["response"] = None, "<caption>3</caption> only"
     write_pool(tmp_path, "teacher", rows)
     pool = read_pool(tmp_path / "teacher.jsonl", 8, splitter)
-    assert pool.dropped == ["row-3", "row-5"]
+    assert list(pool.dropped) == ["row-3", "row-5"]
     assert len(pool.train) + len(pool.held_out) == 22
     with pytest.raises(BadInput, match="too few to hold 12 out"):
         read_pool(tmp_path / "teacher.jsonl", 12, splitter)

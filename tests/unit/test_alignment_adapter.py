@@ -86,7 +86,7 @@ def leave_result(ctx: StageContext, *, value: float = 5.0, **change: Any) -> Non
     write_weights(folder / "model.safetensors", value)
     rows = {"given": 10, "trained": 6, "held_out": 4, "dropped": 0}
     content: dict[str, Any] = {"step": 20, "generated_tokens": 99, "rows": rows, "metrics": GOOD}
-    content["overlong_demonstrations"] = 0
+    content |= {"overlong_demonstrations": 0, "left_out": ""}
     content |= {"stopped_early": False, "stopped": "", "first": {"held_out_valid": 0.9}, "policy_steps": 20}
     content |= {"kept_step": content["step"], "totals": dict.fromkeys(TOTALS, 0.0)}
     (folder / RESULT).write_text(json.dumps(content | change))
@@ -271,6 +271,7 @@ def test_alignment_that_moved_nothing_or_lost_its_form_is_refused(tmp_path: Path
 
 
 EVENTFUL: dict[str, Any] = {
+    "left_out": "row-3: its prompt has 9000 tokens",
     "kept_step": 15,
     "stopped": "falling on held-out prompts: answer 50% -> 10%",
     "stopped_early": True,
@@ -293,7 +294,7 @@ def test_alignment_is_published_in_the_base_models_format(tmp_path: Path) -> Non
         "3.0% of responses had not the three blocks, 1.0% were cut at 96 tokens",
         "perception gave no advantage in 4 steps: its scores did not tell right from wrong",
         "to stay in its band the discriminator was slowed in 6 steps, hastened in 0",
-        "1 demonstrations have not the three blocks and were left out",
+        "1 rows were left out, each is named in the log; the first: row-3: its prompt has 9000 tokens",
         "3 demonstrations are longer than a response may be (96 tokens); kept whole",
         "one of 2 GPUs was used: this stage runs in one process",
     ]

@@ -39,6 +39,13 @@ class DiscriminatorSettings(ModeSettings):
     """Demonstrations never trained on, in prompts; they measure the discriminator. Picked by a hash of the row's id,
     so that every stage with the same figure holds out the same prompts."""
 
+    bad_rows: Literal["refuse", "skip"] = "skip"
+    """Demonstrations without the three blocks, with an unreadable image or with too long a prompt: `skip` leaves them
+    out, names each in the log and counts them in the result; `refuse` ends the stage at the first."""
+
+    max_prompt_tokens: Count = 2048
+    """Longest prompt in tokens, the image's included; longer ones are bad rows. The paper's limit."""
+
     steps: Count = 20
     """Optimizer steps of the warm-up."""
 
@@ -142,6 +149,13 @@ class DiscriminatorSettings(ModeSettings):
 
     precision: PrecisionSettings = PrecisionSettings()
     """Number formats and memory."""
+
+    @model_validator(mode="after")
+    def _precision_fits(self) -> Self:
+        if self.precision.lora is not None:
+            raise ValueError("precision.lora is for the policy, which the align stage trains; leave it out here")
+        self.precision.check_rate("learning_rate", self.learning_rate)
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
