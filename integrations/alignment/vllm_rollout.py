@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,7 @@ class VllmEngine:
 
     def load(self, weights: Weights) -> None:
         sent: Sums = {}
-        places = self._places()
+        places, own = self._places()
 
         def passing() -> Iterator[tuple[str, torch.Tensor]]:
             for name, value in weights:
@@ -123,6 +123,8 @@ class VllmEngine:
                 for known in (name, self.tied.get(name)):
                     if known is not None:
                         place = places(known)
+                        if place not in own:
+                            raise StageFailed(f"vLLM's model has no `{known}`", ASK_FOR_TRANSFORMERS)
                         first, second = sent.get(place, (0.0, 0.0))
                         sent[place] = (first + total, second + squares)
                         yield known, value
@@ -146,16 +148,25 @@ class VllmEngine:
         if self.can_sleep:
             self.llm.wake_up()
 
-    def _places(self) -> Any:
-        """A function from the policy's name of a tensor to the name of the engine's parameter that holds it."""
-        [(mapper, packed)] = self.llm.apply_model(lambda model: (model.hf_to_vllm_mapper, model.packed_modules_mapping))
+    def _places(self) -> tuple[Callable[[str], str], set[str]]:
+        """The way from the policy's name of a tensor to that of the engine's parameter that holds it, and the latter's.
+
+        Both by the model's own tables, which vLLM documents for loading checkpoints and adapters.
+        """
+        [(mapper, packed, own)] = self.llm.apply_model(
+            lambda model: (
+                model.hf_to_vllm_mapper,
+                model.packed_modules_mapping,
+                {name for name, _ in model.named_parameters(remove_duplicate=False)},
+            )
+        )
         fused = {part: whole for whole, parts in packed.items() for part in parts}
 
         def place(name: str) -> str:
             mapped = mapper.map_name(name) or name
             return ".".join(fused.get(part, part) for part in mapped.split("."))
 
-        return place
+        return place, own
 
     def _check_length(self, prompt: Prompt, sampling: Sampling) -> None:
         if len(prompt.ids) + sampling.max_new_tokens > self.longest:
@@ -227,8 +238,8 @@ def _compare(sent: Sums, have: dict[str, tuple[float, float] | None]) -> None:
     Raises:
         StageFailed: naming a parameter that differs.
     """
-    if different := sent.keys() ^ have.keys():
-        raise StageFailed(f"the weights sent to vLLM are not its own: `{min(different)}`", ASK_FOR_TRANSFORMERS)
+    if missing := have.keys() - sent.keys():
+        raise StageFailed(f"vLLM was not given its `{min(missing)}`", ASK_FOR_TRANSFORMERS)
     for name, own in have.items():
         if own is not None and not _same(sent[name], own):
             raise StageFailed(
