@@ -19,7 +19,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from benchmarks.digits.build_model import FRAMES, MERGE, PATCH, SPECIAL, model_config
 from integrations.alignment.description import Description
 from integrations.alignment.discriminator import Discriminator
-from integrations.alignment.model import prepare
+from integrations.alignment.model import LinearPatchEmbed
 from integrations.alignment.prompts import Prompt, rope_positions
 from integrations.alignment.segments import Segments
 from integrations.alignment.upcycle import upcycle
@@ -87,7 +87,7 @@ TINY = Width(64, 128, 2, 2, 1, 32, 32, 64, 1, 2, 512)
 LONG = Shape(prompt=1000, image=800, caption=400, reasoning=1100, group=16)
 
 SIZES = {
-    "tiny": Size(TINY, TINY, Shape(prompt=48, image=32, caption=8, reasoning=16, group=3)),
+    "tiny": Size(TINY, TINY, Shape(prompt=48, image=32, caption=8, reasoning=16, group=5)),
     "small": Size(SMALL, SMALL, Shape(prompt=256, image=192, caption=100, reasoning=300, group=16)),
     "2b": Size(QWEN_2B, QWEN_2B, LONG),
     "4b": Size(QWEN_4B, QWEN_2B, LONG),
@@ -110,18 +110,23 @@ class Step:
 
 
 def policy(width: Width, device: str, dtype: torch.dtype) -> Any:
-    """A dense Qwen3-VL with random weights, ready for this engine."""
+    """A dense Qwen3-VL with random weights, as transformers runs it."""
     torch.manual_seed(0)
     model = Qwen3VLForConditionalGeneration._from_config(width.config(), dtype=dtype, attn_implementation="sdpa")
-    return prepare(model).to(device).eval()
+    return _linear(model).to(device).eval()
 
 
 def backbone(width: Width, device: str, dtype: torch.dtype) -> Any:
-    """A mixture of experts upcycled from a dense model with random weights, its routers as transformers made them."""
+    """A mixture of experts upcycled from a dense model with random weights, as transformers runs it."""
     torch.manual_seed(1)
     dense = Qwen3VLForConditionalGeneration._from_config(width.config(), dtype=dtype, attn_implementation="sdpa")
     grown = upcycle(dense, experts=EXPERTS, top_k=TOP_K, noise=0.05, router_std=0.5, seed=1)
-    return prepare(grown).to(device, dtype).eval()
+    return _linear(grown).to(device, dtype).eval()
+
+
+def _linear(model: Any) -> Any:
+    model.model.visual.patch_embed = LinearPatchEmbed(model.model.visual.patch_embed)
+    return model
 
 
 def discriminator(grown: Any, heads: nn.ModuleDict | None, *, reasoning: str, reference: Any = None) -> Discriminator:

@@ -27,11 +27,13 @@ from benchmarks.perf import _costs, _models, _reference
 from benchmarks.perf._counting import count, peak_memory
 from benchmarks.perf._digits import machine, synchronize
 from benchmarks.perf._models import Shape, Size, Step
-from benchmarks.perf._timing import Options, main, result, take_turns
+from benchmarks.perf._timing import Options, Times, main, result, take_turns
 from integrations.alignment import contest, losses
+from integrations.alignment.batching import Limits
 from integrations.alignment.discriminator import Discriminator, new_heads
+from integrations.alignment.model import prepare
 from integrations.alignment.players import Player
-from integrations.alignment.policy import response_log_probs
+from integrations.alignment.policy import Part, policy_gradient
 from integrations.alignment.world import World
 
 ENGINE = "alignment"
@@ -39,23 +41,25 @@ ROUNDS = 3
 REGULARISER = 1e-3
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 """Largest difference of gradients, relative to their norm, that counts as rounding."""
+MICRO = 4
+"""Demonstrations and responses whose graph `micro` holds at once."""
 MEASURED = ((64, 16), (256, 4), (1024, 4))
 """Prompt lengths and group sizes whose ratios are measured in one round each, beside the whole table computed."""
 
 JUDGE, JUDGE_FUSED, JUDGE_MICRO = "discriminator, reference", "discriminator, fused", "discriminator, micro"
 JUDGE_RATIO, JUDGE_ALONE = "discriminator, fused, likelihood ratio", "discriminator, fused, reasoning alone"
-POLICY, POLICY_OURS = "policy, reference", "policy"
+POLICY, POLICY_FUSED, POLICY_MICRO = "policy, reference", "policy, fused", "policy, micro"
 
 
 @dataclass(frozen=True)
 class Bench:
     """The models, each with one set of weights that both sides use."""
 
-    plain: Any
-    """The discriminator's backbone as transformers runs it."""
     judge: _reference.Judge
     discriminators: dict[str, Discriminator]
     """By side."""
+    plain_policy: Any
+    """The policy as transformers runs it, and as this engine does."""
     policy: Any
     players: dict[str, Player]
     """`discriminator` and `policy`."""
@@ -63,13 +67,15 @@ class Bench:
     @property
     def models(self) -> list[Any]:
         """Everything that runs."""
-        return [self.plain, *(item.backbone for item in self.discriminators.values()), self.policy]
+        ours = [item.backbone for item in self.discriminators.values()]
+        return [self.judge.backbone, *ours, self.plain_policy, self.policy]
 
 
 def build(size: Size, device: str, dtype: torch.dtype) -> Bench:
     """Models with random weights; they learn at rate zero, so every round has the same weights."""
     plain = _models.backbone(size.discriminator, device, dtype)
-    policy = _models.policy(size.policy, device, dtype)
+    plain_policy = _models.policy(size.policy, device, dtype)
+    policy = prepare(_models.twin(plain_policy))
     heads = new_heads(size.discriminator.hidden, 0, device=device)
     discriminators = {
         JUDGE_FUSED: _models.discriminator(_models.twin(plain), heads, reasoning="after_caption"),
@@ -82,42 +88,53 @@ def build(size: Size, device: str, dtype: torch.dtype) -> Bench:
         "discriminator": Player("discriminator", trained, **options),
         "policy": Player("policy", policy.named_parameters(), **options),
     }
-    return Bench(plain, _reference.Judge(plain, heads), discriminators, policy, players)
+    return Bench(_reference.Judge(plain, heads), discriminators, plain_policy, policy, players)
 
 
-def learn(bench: Bench, side: str, step: Step, micro_prompts: int) -> contest.Scores:
-    """This engine's discriminator step, without the load-balancing loss that the published code leaves out."""
+def learn(bench: Bench, side: str, step: Step, branches: int = 0) -> contest.Scores:
+    """This engine's discriminator step, without the load-balancing loss that the published code leaves out.
+
+    Args:
+        branches: demonstrations and responses whose graph is held at once; 0 for all.
+    """
     batch = contest.Batch(step.prompts, step.teachers, step.students, step.which)
-    objective = contest.Objective(REGULARISER, 0.0, micro_prompts)
+    objective = contest.Objective(REGULARISER, 0.0, 1 if branches else len(step.prompts), branches)
     scores, _ = contest.learn(bench.discriminators[side], bench.players["discriminator"], batch, objective, 0, World())
     return scores
 
 
-def update_policy(bench: Bench, step: Step) -> None:
-    """This engine's policy step."""
+def update_policy(bench: Bench, step: Step, branches: int = 0) -> None:
+    """This engine's policy step; `branches` as in `learn`."""
     player, model = bench.players["policy"], bench.policy
     banned_V = torch.zeros(model.lm_head.out_features, dtype=torch.bool, device=model.lm_head.weight.device)
+    responses = [student.ids for student in step.students]
+    advantages_R = torch.tensor(step.advantages, device=banned_V.device)
+    tokens, total = sum(map(len, responses)), 0.0
+
+    def loss(part: Part) -> torch.Tensor:
+        nonlocal total
+        weights_RT = advantages_R[part.rows, None].expand_as(part.log_probs_RT)
+        found = losses.policy_loss(part.log_probs_RT, weights_RT, part.mask_RT, tokens)
+        total += float(found.detach())
+        return found
+
     player.begin(0)
-    log_probs, _, mask = response_log_probs(
-        model, step.prompts, step.which, [student.ids for student in step.students], banned_V
-    )
-    weights = torch.tensor(step.advantages).to(log_probs)[:, None].expand_as(log_probs)
-    loss = losses.policy_loss(log_probs, weights, mask, int(mask.sum()))
-    loss.backward()
-    player.finish(float(loss.detach()))
+    limits = Limits(1 if branches else len(step.prompts), branches)
+    policy_gradient(model, step.prompts, step.which, responses, loss, banned_V, limits)
+    player.finish(total)
 
 
 def sides(bench: Bench, step: Step) -> dict[str, Callable[[], object]]:
     """What is measured, by name."""
-    everything = len(step.prompts)
     found: dict[str, Callable[[], object]] = {
         JUDGE: lambda: bench.judge.learn(bench.players["discriminator"], step, REGULARISER),
-        JUDGE_MICRO: lambda: learn(bench, JUDGE_FUSED, step, 1),
-        POLICY: lambda: _reference.update_policy(bench.policy, bench.players["policy"], step),
-        POLICY_OURS: lambda: update_policy(bench, step),
+        JUDGE_MICRO: lambda: learn(bench, JUDGE_FUSED, step, MICRO),
+        POLICY: lambda: _reference.update_policy(bench.plain_policy, bench.players["policy"], step),
+        POLICY_FUSED: lambda: update_policy(bench, step),
+        POLICY_MICRO: lambda: update_policy(bench, step, MICRO),
     }
     for side in bench.discriminators:
-        found[side] = lambda side=side: learn(bench, side, step, everything)  # type: ignore[misc]
+        found[side] = lambda side=side: learn(bench, side, step)  # type: ignore[misc]
     return {name: _awaited(found[name]) for name in sorted(found)}
 
 
@@ -140,15 +157,16 @@ def measure(options: Options) -> dict[str, Any]:
     work = {name: count(run, *bench.models) for name, run in runs.items()}
     peaks = {name: _peak(bench, run, device) for name, run in runs.items()}
     times = take_turns(runs, options.rounds or ROUNDS)
-    pairs = {"discriminator": (JUDGE, JUDGE_FUSED), "policy": (POLICY, POLICY_OURS)}
+    pairs = {"discriminator": (JUDGE, JUDGE_FUSED), "policy": (POLICY, POLICY_FUSED)}
     worst = f"{max(differences.values()):.1e}"
     found = result(times, pairs, largest_difference=worst, **vars(size.shape), **machine())
     found["differences"] = differences
-    found["ratios"]["step"] = _step_ratio(times, JUDGE_FUSED)
+    found["ratios"]["step"] = _step_ratio(times, JUDGE_FUSED, POLICY_FUSED)
     found["ratios"]["memory"] = peaks[JUDGE] / peaks[JUDGE_MICRO]
     found["micro"] = {
-        "discriminator": median(a / b for a, b in zip(times[JUDGE], times[JUDGE_MICRO], strict=True)),
-        "step": _step_ratio(times, JUDGE_MICRO),
+        "discriminator": _ratio(times, JUDGE, JUDGE_MICRO),
+        "policy": _ratio(times, POLICY, POLICY_MICRO),
+        "step": _step_ratio(times, JUDGE_MICRO, POLICY_MICRO),
     }
     found["phases"] = {name: vars(work[name]) | {"peak_bytes": peaks[name]} for name in runs}
     found["growth"] = growth(size, bench)
@@ -163,11 +181,13 @@ def _peak(bench: Bench, run: Callable[[], object], device: str) -> int:
     return peak_memory(run, device)
 
 
-def _step_ratio(times: dict[str, list[float]], ours: str) -> float:
-    return median(
-        (a + c) / (b + d)
-        for a, b, c, d in zip(times[JUDGE], times[ours], times[POLICY], times[POLICY_OURS], strict=True)
-    )
+def _ratio(times: Times, top: str, bottom: str) -> float:
+    return median(a / b for a, b in zip(times[top], times[bottom], strict=True))
+
+
+def _step_ratio(times: Times, judge: str, policy: str) -> float:
+    both = zip(times[JUDGE], times[POLICY], times[judge], times[policy], strict=True)
+    return median((a + b) / (c + d) for a, b, c, d in both)
 
 
 def check(bench: Bench, step: Step) -> dict[str, float]:
@@ -185,10 +205,10 @@ def check(bench: Bench, step: Step) -> dict[str, float]:
         other = _reference.Judge(judge.backbone, judge.heads, sees_caption)
         theirs = other.learn(bench.players["discriminator"], step, REGULARISER)
         gradient = _gradient(bench.players["discriminator"])
-        ours = learn(bench, side, step, len(step.prompts)).student_2R
+        ours = learn(bench, side, step).student_2R
         found[f"{side}: scores"] = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
         found[f"{side}: gradient"] = _apart(_gradient(bench.players["discriminator"]), gradient)
-    _reference.update_policy(bench.policy, bench.players["policy"], step)
+    _reference.update_policy(bench.plain_policy, bench.players["policy"], step)
     gradient = _gradient(bench.players["policy"])
     update_policy(bench, step)
     found["policy: gradient"] = _apart(_gradient(bench.players["policy"]), gradient)
@@ -222,12 +242,12 @@ def growth(size: Size, bench: Bench) -> list[dict[str, Any]]:
 
 def _measured(size: Size, shape: Shape, bench: Bench) -> dict[str, float]:
     runs = sides(bench, _models.step(size, shape))
-    chosen = {name: runs[name] for name in (JUDGE, JUDGE_FUSED, POLICY, POLICY_OURS)}
+    chosen = {name: runs[name] for name in (JUDGE, JUDGE_FUSED, POLICY, POLICY_FUSED)}
     times = take_turns(chosen, 1)
     return {
-        "discriminator": times[JUDGE][0] / times[JUDGE_FUSED][0],
-        "policy": times[POLICY][0] / times[POLICY_OURS][0],
-        "step": _step_ratio(times, JUDGE_FUSED),
+        "discriminator": _ratio(times, JUDGE, JUDGE_FUSED),
+        "policy": _ratio(times, POLICY, POLICY_FUSED),
+        "step": _step_ratio(times, JUDGE_FUSED, POLICY_FUSED),
     }
 
 
