@@ -21,7 +21,7 @@ def print_table(
 
     Args:
         headers: one per column.
-        rows: as many cells each; None is shown empty.
+        rows: as many cells each; None is shown empty, a rich Text in its own style.
         title: a line above, left-aligned.
         numbers: columns, counted from 0, that are aligned to the right and never wrapped.
         console: standard output by default.
@@ -31,5 +31,5 @@ def print_table(
         number = index in numbers
         table.add_column(Text(header), justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row))
     (console or Console(highlight=False)).print(table)

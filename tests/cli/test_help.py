@@ -50,6 +50,7 @@ HELP = """\
 │ recipe   List, show and check recipes.                                       │
 │ runs     List, show and remove runs.                                         │
 │ reward   See how the reward judges answers.                                  │
+│ align    See what the discriminator reads and rewards.                       │
 ╰──────────────────────────────────────────────────────────────────────────────╯
 ╭─ Set up ─────────────────────────────────────────────────────────────────────╮
 │ env      List, build, check and remove the engines' environments.            │
