@@ -156,6 +156,27 @@ def publish(
     return result
 
 
+def check_frozen(result: Path, source: Path, part: str) -> None:
+    """Refuse a result whose frozen tensors hold other numbers than the model they came from.
+
+    Args:
+        result: folder with the trained weights; they may be of a wider dtype.
+        source: the model folder that they were taken from.
+        part: what the names of frozen tensors hold (`visual.`); what stands before it may differ.
+
+    Raises:
+        StageFailed: naming a tensor that changed, or there is no such tensor to compare.
+    """
+    before = {name.partition(part)[2]: tensor for name, tensor in read_tensors(source).items() if part in name}
+    frozen = [tensor for name, tensor in read_tensors(result).items() if part in name]
+    if not frozen:
+        raise StageFailed(f"{result} has no tensor named `{part}`, which was to stay frozen", "run the stage again")
+    for tensor in frozen:
+        old = before.get(tensor.name.partition(part)[2])
+        if old is None or not _same_numbers(old, tensor):
+            raise StageFailed(f"`{tensor.name}` was to stay frozen and changed", "check the freeze options")
+
+
 def carried_over(base_model: Path) -> list[Path]:
     """Files of the base model that every result repeats byte for byte: all but weights, hidden files and the card."""
     return sorted(
@@ -332,6 +353,18 @@ def _same_bytes(left: Tensor, right: Tensor | None) -> bool:
     if right is None or (left.dtype, left.shape) != (right.dtype, right.shape):
         return False
     return bool(np.array_equal(left.read(), right.read()))
+
+
+def _same_numbers(narrow: Tensor, wide: Tensor) -> bool:
+    """Whether both hold the same numbers bit for bit, the second one as it is or widened to F32."""
+    import numpy as np
+
+    if narrow.shape != wide.shape:
+        return False
+    if (narrow.dtype, wide.dtype) == ("BF16", "F32"):
+        bits: np.ndarray[Any, Any] = wide.read().view(np.uint32)
+        return not (bits & 0xFFFF).any() and bool(np.array_equal(bits >> 16, narrow.read().view(np.uint16)))
+    return _same_bytes(narrow, wide)
 
 
 def _finite(data: np.ndarray[Any, Any], dtype: str) -> bool:
