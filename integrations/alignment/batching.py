@@ -14,7 +14,8 @@ continuations, H hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,8 @@ from transformers.cache_utils import DynamicCache
 
 from integrations.alignment.attention import Packing, Past
 from integrations.alignment.prompts import Prompt
+
+Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,16 @@ class Limits:
         """Continuations that are run together."""
         size = self.branches or max(branches, 1)
         return [range(branches)[first : first + size] for first in range(0, branches, size)]
+
+
+def checkpoint_layers(model: Any, again: Callable[[], Contexts] | None = None) -> None:
+    """From now on keep each layer's input only, and compute the layer again in the backward pass.
+
+    Args:
+        again: makes the contexts of a layer's pass and of its repetition (see `torch.utils.checkpoint`).
+    """
+    options = {"use_reentrant": False} | ({"context_fn": again} if again else {})
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def _leaf(value: torch.Tensor) -> torch.Tensor:

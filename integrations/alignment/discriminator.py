@@ -61,7 +61,14 @@ class Discriminator:
         device = backbone.lm_head.weight.device
         self.backbone, self.description = prepare(backbone), description
         self.banned_V, self.reference, self.heads = banned_V.to(device), reference, heads
+        self.head_chunk = batching.Limits.head_chunk
         self.routing = install(backbone, allowed_experts(description.experts, description.routing).to(device))
+
+    def save_memory(self, precision: Any) -> None:
+        """Keep less for the backward pass, as the `PrecisionSettings` ask; changes memory and speed only."""
+        self.head_chunk = precision.head_chunk
+        if precision.gradient_checkpointing:
+            batching.checkpoint_layers(self.backbone, self.routing.again)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Trained parameters; the reference is none of them."""
@@ -119,7 +126,7 @@ class Discriminator:
         self.routing.set_kinds(kinds_NT)
         hidden_NTH = batching.continue_prompts(self.backbone, state, tails)
         if self.heads is None:
-            log_probs, _ = token_log_probs(self.backbone, state, hidden_NTH, tails, self.banned_V)
+            log_probs, _ = token_log_probs(self.backbone, state, hidden_NTH, tails, self.banned_V, self.head_chunk)
             return branches.fold(sum_by_role(log_probs, kinds_NT))
         return torch.stack([self._read(role, hidden_NTH, place) for role, place in enumerate(branches.read)])
 
@@ -143,7 +150,7 @@ class Discriminator:
         tails = batching.Tails.pack(branches.ids, device)
         state = batching.repeat(batching.read_prompts(self.reference, prompts), branches.which)
         hidden_NTH = batching.continue_prompts(self.reference, state, tails)
-        log_probs, _ = token_log_probs(self.reference, state, hidden_NTH, tails, self.banned_V)
+        log_probs, _ = token_log_probs(self.reference, state, hidden_NTH, tails, self.banned_V, self.head_chunk)
         kinds_NT = token_kinds(tails, torch.tensor(branches.boundaries, device=device))
         return branches.fold(sum_by_role(log_probs, kinds_NT))
 

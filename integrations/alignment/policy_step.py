@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from integrations.alignment import losses
+from integrations.alignment import losses, sharding
 from integrations.alignment.advantages import Advantages, token_weights
+from integrations.alignment.batching import Limits
 from integrations.alignment.players import Player
-from integrations.alignment.policy import response_log_probs
+from integrations.alignment.policy import Part, policy_gradient
 from integrations.alignment.prompts import Prompt
 from integrations.alignment.rollout import Generation
 from integrations.alignment.session import Session
@@ -56,12 +57,7 @@ class PolicyStep:
             return {"policy_skipped": 1.0}
         self.player.begin(step)
         total_tokens = int(world.sum(sum(len(item.token_ids) for group in groups for item in group)))
-        parts = []
-        for start in range(0, len(prompts), settings.micro_prompts):
-            some = slice(start, start + settings.micro_prompts)
-            loss, seen = self._part_loss(prompts[some], groups[some], earned, start, total_tokens)
-            loss.backward()
-            parts.append(seen | {"loss": float(loss.detach())})
+        parts = sharding.run(self.policy, self._gradient, prompts, groups, earned, total_tokens)
         shares = [part for share in world.gather(parts) for part in share]
         loss = sum(part["loss"] for part in shares)
         norm = self.player.finish(loss)
@@ -73,38 +69,59 @@ class PolicyStep:
             found["importance_ratio"] = sum(part["ratio"] for part in shares) / total_tokens
         return found
 
-    def _part_loss(
+    def _gradient(
         self,
         prompts: Sequence[Prompt],
         groups: Sequence[Sequence[Generation]],
         earned: Advantages,
-        first: int,
         total_tokens: int,
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss of some prompts' groups, and sums over their tokens; `first` is the number of the first prompt."""
-        settings, banned_V = self.session.job.settings, self.session.banned_V
+    ) -> list[dict[str, float]]:
+        """Gather the gradient part by part; the loss of each, and sums over its tokens."""
+        settings = self.session.job.settings
         which = [index for index, group in enumerate(groups) for _ in group]
         flat = [item for group in groups for item in group]
-        responses = [item.token_ids for item in flat]
-        log_probs, entropies, mask = response_log_probs(self.policy, prompts, which, responses, banned_V)
-        weights = torch.zeros_like(log_probs)
-        for row, (group, ids) in enumerate(zip(which, responses, strict=True)):
-            place = (first + group, row - which.index(group))
-            weights[row, : len(ids)] = torch.from_numpy(self._token_weights(earned, place, ids)).to(weights)
-        seen = {"entropy": float(entropies.sum())}
-        rollout = _told(flat, log_probs)
+        places = [(index, sample) for index, group in enumerate(groups) for sample in range(len(group))]
+        weights = [self._token_weights(earned, place, item.token_ids) for place, item in zip(places, flat, strict=True)]
+        parts = []
+
+        def loss(part: Part) -> torch.Tensor:
+            some = [flat[row] for row in part.rows]
+            found, seen = self._part_loss(part, some, [weights[row] for row in part.rows], total_tokens)
+            parts.append(seen | {"loss": float(found.detach())})
+            return found
+
+        policy_gradient(
+            self.policy,
+            prompts,
+            which,
+            [item.token_ids for item in flat],
+            loss,
+            self.session.banned_V,
+            Limits(settings.micro_prompts, settings.precision.micro_branches, settings.precision.head_chunk),
+            self.reference if settings.kl else None,
+        )
+        return parts
+
+    def _part_loss(
+        self, part: Part, responses: Sequence[Generation], weights: Sequence[np.ndarray], total_tokens: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss of some responses, and sums over their tokens."""
+        settings, log_probs, mask = self.session.job.settings, part.log_probs_RT, part.mask_RT
+        weights_RT = torch.zeros_like(log_probs, requires_grad=False)
+        for row, values in enumerate(weights):
+            weights_RT[row, : len(values)] = torch.from_numpy(values).to(weights_RT)
+        seen = {"entropy": float(part.entropies_RT.sum())}
+        rollout = _told(responses, log_probs)
         if rollout is not None:
             gap = (log_probs.detach() - rollout)[mask]
             seen |= {"gap": float(gap.abs().sum()), "gap_max": float(gap.abs().max()), "ratio": float(gap.exp().sum())}
         if settings.importance == "truncated":
             if rollout is None:
                 raise StageFailed("the rollout engine tells no log-probabilities", "set `importance: none`")
-            weights = weights * losses.importance_weights(log_probs, rollout, settings.importance_cap)
-        loss = losses.policy_loss(log_probs, weights, mask, total_tokens)
-        if settings.kl:
-            with torch.no_grad():
-                reference, _, _ = response_log_probs(self.reference, prompts, which, responses, banned_V)
-            loss = loss + settings.kl * losses.kl_loss(log_probs, reference, mask, total_tokens)
+            weights_RT = weights_RT * losses.importance_weights(log_probs, rollout, settings.importance_cap)
+        loss = losses.policy_loss(log_probs, weights_RT, mask, total_tokens)
+        if part.reference_RT is not None:
+            loss = loss + settings.kl * losses.kl_loss(log_probs, part.reference_RT, mask, total_tokens)
         return loss, seen
 
     def _token_weights(self, earned: Advantages, place: tuple[int, int], ids: Sequence[int]) -> np.ndarray:

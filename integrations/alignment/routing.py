@@ -8,6 +8,8 @@ game begins; here the load-balancing loss counts each kind of token apart, over 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -37,6 +39,7 @@ class Routing:
     def __init__(self, allowed_KE: torch.Tensor) -> None:
         self.allowed_KE = allowed_KE
         self.kinds_N = torch.empty(0, dtype=torch.int64)
+        self.counting = True
         self.reset()
 
     def reset(self) -> None:
@@ -59,8 +62,24 @@ class Routing:
             chosen_NE = torch.zeros_like(probabilities_NE).scatter(-1, chosen_Nk, 1.0)
             assigned = member_KN @ chosen_NE
         probability = member_KN @ probabilities_NE
+        if not self.counting:
+            return
         self._assigned[layer] = self._assigned[layer] + assigned if layer in self._assigned else assigned
         self._probability[layer] = self._probability[layer] + probability if layer in self._probability else probability
+
+    def again(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Contexts of a pass and of its repetition in the backward pass: of the same kinds, and not counted twice."""
+        kinds = self.kinds_N
+
+        @contextmanager
+        def repetition() -> Iterator[None]:
+            before, self.kinds_N, self.counting = self.kinds_N, kinds, False
+            try:
+                yield
+            finally:
+                self.kinds_N, self.counting = before, True
+
+        return nullcontext(), repetition()
 
     @property
     def assigned_LKE(self) -> torch.Tensor:

@@ -57,7 +57,16 @@ SETTINGS = {
     "micro_prompts": 4,
     "check_every": 100,
     "checkpoint_every": 100,
-    "precision": SimpleNamespace(compute="fp32", masters="split", moments="fp32", lora=None, freeze_vision=False),
+    "precision": SimpleNamespace(
+        compute="fp32",
+        masters="split",
+        moments="fp32",
+        lora=None,
+        freeze_vision=False,
+        micro_branches=0,
+        head_chunk=1024,
+        gradient_checkpointing=False,
+    ),
     "rollout": SimpleNamespace(temperature=1.0, max_new_tokens=24, batch_size=16),
 }
 

@@ -18,7 +18,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from integrations.alignment.settings.kinds import Count, Positive
+from integrations.alignment.settings.kinds import Count, Natural, Positive
 from integrations.contract import Settings
 
 SMALLEST_UPDATE = 2.0**-9
@@ -77,6 +77,19 @@ class PrecisionSettings(Settings):
 
     freeze_vision: bool = False
     """Keep the vision towers of policy and discriminator as they are; the stage fails if one changed by a bit."""
+
+    micro_branches: Natural = 0
+    """Responses and demonstrations whose graph is held in memory at once, after prompts that are read once for all of
+    theirs; 0: those of `micro_prompts` prompts together. Where it is smaller than a step, the discriminator's scores
+    and its gradient come from two forward passes instead of one. Changes memory and speed only."""
+
+    head_chunk: Count = 1024
+    """Response tokens whose logits are in memory at once: 4 bytes for each of them and each token of the vocabulary,
+    three times over. They are computed again in the backward pass. Changes memory and speed only."""
+
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the rest again: a small part of the activations'
+    memory, for a third more computation. Changes memory and speed only."""
 
     @model_validator(mode="after")
     def _masters_have_a_use(self) -> Self:
