@@ -31,6 +31,33 @@ class Slot:
     steps: int = 0
 
 
+def build(
+    parameters: Sequence[nn.Parameter],
+    numbers: Mapping[nn.Parameter, torch.Tensor],
+    precision: Any,
+    learning_rate: float,
+    weight_decay: float,
+) -> PlainAdamW | NarrowAdamW:
+    """The optimizer that keeps its numbers as `PrecisionSettings` say; None: as they are.
+
+    Args:
+        numbers: see `NarrowAdamW`.
+    """
+    # The second moment forgets faster than AdamW's default, as usual for short runs.
+    betas = (0.9, 0.95)
+    if precision is None or (precision.compute, precision.moments) == ("fp32", "fp32"):
+        return PlainAdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas)
+    return NarrowAdamW(
+        parameters,
+        numbers,
+        lr=learning_rate,
+        weight_decay=weight_decay,
+        betas=betas,
+        masters=precision.masters,
+        moments=precision.moments,
+    )
+
+
 class PlainAdamW(torch.optim.AdamW):
     """torch's AdamW on weights that are their own masters."""
 
@@ -77,7 +104,7 @@ class NarrowAdamW(torch.optim.Optimizer):
         }
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for value in group["params"]:

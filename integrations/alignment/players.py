@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from integrations.alignment import lora, sharding
-from integrations.alignment.adamw import NarrowAdamW, PlainAdamW
+from integrations.alignment import adamw, lora, sharding
 from integrations.alignment.formats import narrow
 from integrations.alignment.world import World
 from integrations.errors import StageFailed
@@ -53,15 +52,8 @@ class Player:
         numbers = narrow(self.model.items()) if precision is not None and precision.compute == "bf16" else {}
         self.parts = {name: sharding.part(value) for name, value in self.parameters.items()}
         """What this process updates, in the parameters' own memory."""
-        # The second moment forgets faster than AdamW's default, as usual for short runs.
-        common = {"lr": learning_rate, "weight_decay": weight_decay, "betas": (0.9, 0.95)}
-        self.optimizer: PlainAdamW | NarrowAdamW
-        if precision is None or (precision.compute, precision.moments) == ("fp32", "fp32"):
-            self.optimizer = PlainAdamW(self.parts.values(), **common)
-        else:
-            masters = {self.parts[name]: value for name, value in numbers.items() if name in self.parts}
-            formats = {"masters": precision.masters, "moments": precision.moments}
-            self.optimizer = NarrowAdamW(list(self.parts.values()), masters, **common, **formats)
+        exact = {self.parts[name]: value for name, value in numbers.items() if name in self.parts}
+        self.optimizer = adamw.build(list(self.parts.values()), exact, precision, learning_rate, weight_decay)
         self.frozen = {name: value.cpu() for name, value in numbers.items() if name not in self.parts}
         """What rounding took from weights that are not trained."""
 
@@ -96,7 +88,8 @@ class Player:
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every parameter of the model, trained or not, whole, under the name it is published by.
 
-        This is the one way to the weights: for results, checkpoints and rollout engines. One after the other, on the
+        This is the one way to the weights: for results, checkpoints and rollout engines. In fp32, from the masters
+        where there are any, with adapters merged, and of frozen ones what was loaded. One after the other, on the
         model's device and without gradient, so that a large model need not be held twice. Every process must take them
         all: each is put together from all processes' parts.
         """
@@ -106,7 +99,10 @@ class Player:
     def _exact(self, name: str, value: nn.Parameter) -> torch.Tensor:
         if name in self.parts:
             return sharding.full(sharding.like(value, self.optimizer.exact(self.parts[name])))
-        return self.frozen[name] if name in self.frozen else sharding.full(value)
+        if name in self.frozen:
+            return self.frozen[name]
+        whole = sharding.full(value)
+        return whole.to(torch.float32) if whole.dtype == torch.bfloat16 else whole
 
     def save(self, folder: Path) -> None:
         """Write the weights to `model.safetensors` in a folder."""

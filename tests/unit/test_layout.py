@@ -13,7 +13,19 @@ MAY_IMPORT = {
     "release": {"release", "integrations"},
     "prism_cli": {"prism_cli", "benchmarks", "release", "integrations"},
 }
-ENGINE_LIBRARIES = {"torch", "transformers", "verl", "ray", "llamafactory", "lmms_eval", "vllm", "sklearn", "PIL"}
+ENGINE_LIBRARIES = {
+    "torch",
+    "transformers",
+    "verl",
+    "ray",
+    "llamafactory",
+    "lmms_eval",
+    "vllm",
+    "peft",
+    "bitsandbytes",
+    "sklearn",
+    "PIL",
+}
 INSIDE_AN_ENGINE = (
     "integrations/alignment/",
     "integrations/llamafactory/prepare.py",
