@@ -1,8 +1,8 @@
 """The engines that sample the policy, behind one small interface.
 
-Rows and sampling in; per response token ids, log-probabilities of the sampled tokens and whether it ended, out. With
-one process the transformers engine samples the trainer's own model (`rollout.Rollouts`) and there is nothing to keep
-in step. An engine with weights of its own (vLLM; a whole copy of a sharded policy) is wrapped in `Synced`: at every
+Rows and sampling in; per response token ids, log-probabilities of the sampled tokens and whether it ended, out. The
+transformers engine (`rollout.Rollouts`) samples the trainer's own model, and there is nothing to keep in step. An
+engine with weights of its own (vLLM; a copy in another number format) is wrapped in `Synced`: at every
 `sync` it takes over the policy's weights, forgets what it computed with the old ones, and answers a canary prompt; its
 log-probabilities of that answer must be the trainer's. Weights that never arrived give samples of another policy and
 no error, so nothing is sampled before this has held.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from integrations.alignment import sharding
 from integrations.alignment.model import load_policy
 from integrations.alignment.policy import response_log_probs
 from integrations.alignment.prompts import Encoder
@@ -139,7 +140,8 @@ class Synced:
         responses = [response for [response] in groups]
         prompts = [self.encoder.encode(row) for row in self.canary]
         ids = [response.token_ids for response in responses]
-        ours, _, mask = response_log_probs(self.policy, prompts, range(len(prompts)), ids, self.banned_V)
+        scored = (self.policy, prompts, range(len(prompts)), ids, self.banned_V)
+        ours, _, mask = sharding.run(self.policy, response_log_probs, *scored)
         told = [value for response in responses for value in response.log_probs or []]
         theirs, ours = torch.tensor(told, dtype=torch.float64), ours[mask].double().cpu()
         gap = float((ours - theirs).abs().mean())
@@ -170,21 +172,17 @@ def open_sampler(
     encoder: Encoder,
     canary: Sequence[Row],
     banned_V: torch.Tensor,
-    *,
-    apart: bool = False,
 ) -> Sampler:
     """The engine that the settings ask for, with the weights of `job.policy`, which are still the policy's.
 
     Args:
         canary: rows of which the first few are tried after every takeover.
-        apart: the policy cannot be sampled as it is (shards, adapters), so the transformers engine, too, has a model
-            of its own.
 
     Raises:
         StageFailed: vLLM cannot start, or the weights did not arrive.
     """
     rollout: RolloutSettings = job.settings.rollout
-    if rollout.engine == "transformers" and not apart:
+    if rollout.engine == "transformers" and rollout.dtype == "auto":
         return Rollouts(policy, encoder)
     dtype = _dtype(rollout.dtype, job.device)
     engine: Engine

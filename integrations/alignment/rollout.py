@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from integrations.alignment import batching
+from integrations.alignment import batching, sharding
 from integrations.alignment.model import banned_tokens
 from integrations.alignment.prompts import Encoder, Prompt
 from integrations.alignment.seeds import derive
@@ -122,6 +122,12 @@ class Rollouts:
         self, rows: Sequence[Row], samples: int, sampling: Sampling, seeds: Seeds, batch_size: int
     ) -> list[list[Generation]]:
         """`samples` responses to each row, in the rows' order."""
+        with torch.no_grad():
+            return sharding.run(self.model, self._sample, rows, samples, sampling, seeds, batch_size)
+
+    def _sample(
+        self, rows: Sequence[Row], samples: int, sampling: Sampling, seeds: Seeds, batch_size: int
+    ) -> list[list[Generation]]:
         per_batch = max(1, batch_size // samples)
         groups: list[list[Generation]] = []
         for start in range(0, len(rows), per_batch):

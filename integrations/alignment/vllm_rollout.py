@@ -221,6 +221,7 @@ def one_placeholder_each(prompt: Prompt, image_id: int, merge: int) -> list[int]
 
 def sums(value: torch.Tensor) -> tuple[float, float]:
     """A tensor's sum and sum of squares, in float64."""
+    value = value.detach()
     norm = torch.linalg.vector_norm(value, dtype=torch.float64)
     return float(value.sum(dtype=torch.float64)), float(norm) ** 2
 

@@ -116,14 +116,21 @@ def test_sleeping_engines_are_woken_for_every_use(copied: Synced, policy: Any, w
     assert sleeper.naps == 4
 
 
-@pytest.mark.parametrize(("apart", "kind"), [(False, Rollouts), (True, Synced)])
-def test_a_model_of_its_own_only_where_the_policy_cannot_be_sampled(
-    apart: bool, kind: type, checkpoint: Path, policy: Any, encoder: Encoder, world: World
+@pytest.mark.parametrize(("dtype", "tolerance"), [("auto", None), ("float32", 1e-4), ("bfloat16", 0.05)])
+def test_a_model_of_its_own_only_for_a_number_format_of_its_own(
+    dtype: str, tolerance: float | None, checkpoint: Path, policy: Any, encoder: Encoder, world: World
 ) -> None:
-    rollout = SimpleNamespace(engine="transformers", dtype="auto", canary_tolerance=None, sleep=False)
+    rollout = SimpleNamespace(engine="transformers", dtype=dtype, canary_tolerance=None, sleep=False)
     job: Any = SimpleNamespace(settings=SimpleNamespace(rollout=rollout), policy=checkpoint, device="cpu")
     banned = banned_tokens(encoder.tokenizer, policy.lm_head.out_features)
-    sampler = open_sampler(job, policy, encoder, world[1], banned, apart=apart)
-    assert type(sampler) is kind
-    own = sampler.engine.model if isinstance(sampler, Synced) else sampler.model  # type: ignore[attr-defined]
-    assert (own is policy) is not apart
+    sampler = open_sampler(job, policy, encoder, world[1], banned)
+    if tolerance is None:
+        assert isinstance(sampler, Rollouts)
+        assert sampler.model is policy
+        return
+    assert isinstance(sampler, Synced)
+    assert sampler.tolerance == tolerance
+    change(policy)
+    sampler.sync(policy.named_parameters())
+    assert sampler.engine.model.dtype == getattr(torch, dtype)  # type: ignore[attr-defined]
+    assert (sampler.check() > 1e-4) == (dtype == "bfloat16")

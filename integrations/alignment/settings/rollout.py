@@ -27,8 +27,9 @@ class RolloutSettings(Settings):
     """Most sequences decoded together. Changes speed and memory only: each sample has its own random stream."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of an engine with weights of its own; `auto` is bfloat16 on a GPU, else float32. In bfloat16 its
-    log-probabilities differ from the trainer's by some thousandths and more, which `logprob_gap_mean` shows."""
+    """Number format of the responses' computation. `auto`: transformers samples the trainer's own model as it is, vLLM
+    computes in bfloat16 on a GPU, else in float32. With another, transformers, too, samples a copy of the policy. In
+    bfloat16 log-probabilities differ from the trainer's by some thousandths and more (`logprob_gap_mean`)."""
 
     canary_tolerance: Positive | None = None
     """Largest mean difference per token, in nats, between the log-probabilities that an engine with weights of its own
