@@ -78,6 +78,8 @@ class Size:
     policy: Width
     discriminator: Width
     shape: Shape
+    measured: tuple[tuple[int, int], ...] = ((64, 16), (256, 4), (1024, 4))
+    """Prompt lengths and group sizes whose ratios are measured too, in one round each."""
 
 
 QWEN_2B = Width(2048, 6144, 28, 16, 8, 128, 1024, 4096, 24, 16, 151_936)
@@ -87,7 +89,7 @@ TINY = Width(64, 128, 2, 2, 1, 32, 32, 64, 1, 2, 512)
 LONG = Shape(prompt=1000, image=800, caption=400, reasoning=1100, group=16)
 
 SIZES = {
-    "tiny": Size(TINY, TINY, Shape(prompt=48, image=32, caption=8, reasoning=16, group=5)),
+    "tiny": Size(TINY, TINY, Shape(prompt=48, image=32, caption=8, reasoning=16, group=5), measured=((64, 4),)),
     "small": Size(SMALL, SMALL, Shape(prompt=256, image=192, caption=100, reasoning=300, group=16)),
     "2b": Size(QWEN_2B, QWEN_2B, LONG),
     "4b": Size(QWEN_4B, QWEN_2B, LONG),

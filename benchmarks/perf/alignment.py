@@ -43,8 +43,6 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 """Largest difference of gradients, relative to their norm, that counts as rounding."""
 MICRO = 4
 """Demonstrations and responses whose graph `micro` holds at once."""
-MEASURED = ((64, 16), (256, 4), (1024, 4))
-"""Prompt lengths and group sizes whose ratios are measured in one round each, beside the whole table computed."""
 
 JUDGE, JUDGE_FUSED, JUDGE_MICRO = "discriminator, reference", "discriminator, fused", "discriminator, micro"
 JUDGE_RATIO, JUDGE_ALONE = "discriminator, fused, likelihood ratio", "discriminator, fused, reasoning alone"
@@ -232,12 +230,17 @@ def growth(size: Size, bench: Bench) -> list[dict[str, Any]]:
     rows = []
     for prompt in (64, 256, 1024):
         for group in (4, 16, 32):
-            shape = replace(_models.with_prompt(size.shape, prompt), group=group)
+            shape = shape_of(size, prompt, group)
             row: dict[str, Any] = {"prompt": prompt, "group": group, "flops": _costs.ratios(size, shape)}
-            if (prompt, group) in MEASURED:
+            if (prompt, group) in size.measured:
                 row["seconds"] = _measured(size, shape, bench)
             rows.append(row)
     return rows
+
+
+def shape_of(size: Size, prompt: int, group: int) -> Shape:
+    """The size's own shape with another length of prompt, and so of image, and size of group."""
+    return replace(_models.with_prompt(size.shape, prompt), group=group)
 
 
 def _measured(size: Size, shape: Shape, bench: Bench) -> dict[str, float]:
