@@ -57,20 +57,42 @@ class _AlignmentAdapter:
                 "set it to transformers, or name an environment with a build of vLLM for CPUs in PRISM_ENV_VLLM",
             )
 
+        self._check_processes(ctx)
+
+    def _check_processes(self, ctx: StageContext) -> None:
+        processes, prompts = _processes(ctx), min(ctx.settings.prompts_per_step, ctx.settings.held_out)
+        if processes > prompts:
+            raise BadInput(
+                f"{ctx.name}: {processes} processes cannot share {prompts} prompts, of which each needs one",
+                "raise `prompts_per_step` (and `held_out`), or lower `processes`",
+            )
+        if 0 < ctx.machine.gpus < processes:
+            raise BadInput(
+                f"{ctx.name}: `processes` is {processes}, and this machine has {ctx.machine.gpus} GPUs",
+                "set it to at most one for each GPU, or to null",
+            )
+        if processes > 1 and ctx.settings.precision.lora is not None:
+            raise BadInput(
+                f"{ctx.name}: precision.lora is for one process, and this stage runs in {processes}",
+                "set `processes: 1`, or `precision.lora: null`",
+            )
+
     def render(self, ctx: StageContext) -> Sequence[Launch]:
         for partial in ctx.checkpoint_dir.glob(".*.partial"):
             shutil.rmtree(partial)
         if self._result(ctx) is not None:
             return ()
         write_json(ctx.attempt_dir / "config.json", self._job(ctx))
-        argv = ["python", "-m", "integrations.alignment.train", "--config", str(ctx.attempt_dir / "config.json")]
-        threads = str(ctx.machine.threads)
+        argv = ["-m", "integrations.alignment.train", "--config", str(ctx.attempt_dir / "config.json")]
+        if _processes(ctx) > 1:
+            argv = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(_processes(ctx)), *argv]
+        threads = str(_threads(ctx))
         # Threads that wait asleep: spinning ones slow everything down where another process wants the same cores.
         asleep = {"OMP_WAIT_POLICY": "PASSIVE"}
         env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", **asleep}
         # vLLM samples inside the trainer's process, and its environment has what that needs.
         environment = "vllm" if ctx.settings.rollout.engine == "vllm" else self.engine
-        return [Launch(environment, argv, env, what="training")]
+        return [Launch(environment, ["python", *argv], env, what="training")]
 
     def follow(self, ctx: StageContext) -> Follower:
         return AlignmentFollower(ctx.attempt_dir / "progress.jsonl")
@@ -104,7 +126,7 @@ class _AlignmentAdapter:
             "result_dir": str(ctx.checkpoint_dir / "result"),
             "steps": self.total_steps(ctx),
             "seed": ctx.seed,
-            "threads": ctx.machine.threads,
+            "threads": _threads(ctx),
             "device": "cuda" if ctx.machine.gpus else "cpu",
         }
 
@@ -130,6 +152,16 @@ class _AlignmentAdapter:
         return ctx.checkpoint_dir / "result", result
 
 
+def _processes(ctx: StageContext) -> int:
+    """How many train together."""
+    return ctx.settings.processes or max(1, ctx.machine.gpus)
+
+
+def _threads(ctx: StageContext) -> int:
+    """CPU threads of each process."""
+    return max(1, ctx.machine.threads // _processes(ctx))
+
+
 def _stage_result(ctx: StageContext, result: Mapping[str, Any], notes: Sequence[str]) -> StageResult:
     metrics = {name: value for name, value in result["metrics"].items() if math.isfinite(value)}
     dropped, overlong = result["rows"]["dropped"], result["overlong_demonstrations"]
@@ -139,8 +171,8 @@ def _stage_result(ctx: StageContext, result: Mapping[str, Any], notes: Sequence[
     if overlong:
         limit = ctx.settings.rollout.max_new_tokens
         notes = (*notes, f"{overlong} demonstrations are longer than a response may be ({limit} tokens); kept whole")
-    if ctx.machine.gpus > 1:
-        notes = (*notes, f"one of {ctx.machine.gpus} GPUs was used: this stage runs in one process")
+    if ctx.machine.gpus > _processes(ctx):
+        notes = (*notes, f"of {ctx.machine.gpus} GPUs {_processes(ctx)} were used, as `processes` says")
     return StageResult(result["step"], result["generated_tokens"], result["rows"], metrics, notes)
 
 

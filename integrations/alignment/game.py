@@ -12,7 +12,7 @@ scores do not tell right from wrong, an early end, and the choice of the best st
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from integrations.alignment import advantages as adv
-from integrations.alignment import checkpoints, contest, heldout, lora, metrics, storage
+from integrations.alignment import checkpoints, contest, heldout, lora, metrics, sharding, storage
 from integrations.alignment.control import Control, gates
 from integrations.alignment.description import read_description
 from integrations.alignment.discriminator import Discriminator
@@ -35,6 +36,7 @@ from integrations.alignment.rollout import Generation
 from integrations.alignment.seeds import derive
 from integrations.alignment.segments import ROLES, Segments
 from integrations.alignment.session import Reporter, Session, Stopwatch, freeze, open_session, reference_of
+from integrations.alignment.world import World
 from integrations.common.files import hash_file, hash_folder
 from integrations.common.rows import Row
 from integrations.errors import BadInput, StageFailed
@@ -42,18 +44,19 @@ from integrations.errors import BadInput, StageFailed
 DISCRIMINATOR_WEIGHT_DECAY = 0.01
 
 
-def run(job: Job) -> None:
+def run(job: Job, world: World) -> None:
     """Play the game, resuming from the newest checkpoint where there is one."""
     assert job.discriminator is not None, "the adapter names the discriminator's folder"
     check_discriminator(job, job.discriminator)
-    session = open_session(job)
+    session = open_session(job, world)
     reference = None
     if read_description(job.discriminator).score == "likelihood_ratio" or job.settings.kl > 0:
         reference = reference_of(session.policy, job.settings.precision)
     discriminator = storage.load(job.discriminator, session.banned_V, reference=reference, device=job.device)
     freeze(discriminator.backbone, job.settings.precision)
+    discriminator.save_memory(job.settings.precision)
     game = Game(session, discriminator, reference)
-    saved = checkpoints.newest(job.checkpoint_dir)
+    saved = checkpoints.newest(job.checkpoint_dir, world)
     if saved is not None:
         game.restore(*saved)
     game.run()
@@ -108,6 +111,9 @@ class Game:
         schedule = {"warmup_steps": settings.warmup_steps, "gradient_clip": settings.gradient_clip}
         schedule["precision"] = settings.precision
         adapted = lora.add(self.policy, settings.precision.lora, session.job.seed)
+        schedule["world"] = session.world
+        for model in (self.policy, discriminator.backbone):
+            sharding.shard(model, session.world, settings.precision.compute)
         self.learner = Player(
             "policy",
             self.policy.named_parameters(),
@@ -132,7 +138,7 @@ class Game:
 
     def run(self) -> None:
         job, control = self.session.job, self.control
-        settings, reporter = job.settings, Reporter(job)
+        settings, reporter = job.settings, Reporter(job, self.session.world)
         if not control.first:
             self._check(reporter)
         while self.step < job.steps and not control.stopped:
@@ -144,7 +150,7 @@ class Game:
             ended = self.step == job.steps or control.stopped
             if self.step % settings.checkpoint_every == 0 or better or ended:
                 protect = control.best_step if settings.keep == "best" else None
-                checkpoints.save(job.checkpoint_dir, self.step, self.state(), protect)
+                checkpoints.save(job.checkpoint_dir, self.step, self.state(), protect, self.session.world)
         self._write_result()
 
     def one_step(self) -> dict[str, float]:
@@ -153,7 +159,11 @@ class Game:
         with watch.measure("rollout"):
             hand = self._deal()
         objective = contest.Objective(
-            settings.score_regulariser, settings.balance, settings.micro_prompts, clip=settings.score_clip
+            settings.score_regulariser,
+            settings.balance,
+            settings.micro_prompts,
+            settings.precision.micro_branches,
+            clip=settings.score_clip,
         )
         self.judge.scale = self.control.scale
         with watch.measure("discriminator"):
@@ -254,6 +264,7 @@ class Game:
                 seed=job.seed,
                 batch_size=job.settings.rollout.batch_size,
                 micro_prompts=job.settings.micro_prompts,
+                world=session.world,
             )
         better = self.control.check(self.step, found, job.settings, len(session.pool.held_out))
         reporter.write(self.step, found | watch.seconds, self.generated_tokens, "held-out check")
@@ -265,7 +276,7 @@ class Game:
         Raises:
             StageFailed: the best checkpoint is damaged.
         """
-        job, control, save = self.session.job, self.control, self.learner.save
+        job, control, world = self.session.job, self.control, self.session.world
         kept = self.step if job.settings.keep == "last" or control.best_step is None else control.best_step
         if kept != self.step:
             weights = checkpoints.policy_weights(job.checkpoint_dir, kept)
@@ -275,6 +286,8 @@ class Game:
                     "start the stage anew, or set `keep: last`",
                 )
             save = partial(copy_weights, weights)
+        else:
+            save = partial(write_weights, sharding.collect(self.learner.weights(), world))
         facts = {
             "first": control.first,
             "policy_steps": self.policy_steps,
@@ -284,12 +297,14 @@ class Game:
             "totals": control.totals,
         }
         measured = control.last if kept == self.step else control.best
-        write_result(job, self.step, self.generated_tokens, self.session.pool, measured, facts, save)
+        write_result(
+            job, self.step, self.generated_tokens, self.session.pool, measured, facts, save, self.session.world
+        )
 
     def state(self) -> dict[str, Any]:
         return {
-            "policy": dict(self.learner.weights()),
-            "discriminator": dict(self.judge.weights()),
+            "policy": sharding.collect(self.learner.weights(), self.session.world),
+            "discriminator": sharding.collect(self.judge.weights(), self.session.world),
             "policy_optimizer": self.learner.state(),
             "discriminator_optimizer": self.judge.state(),
             "margin": self.margin.value,
@@ -309,6 +324,12 @@ class Game:
         self.session.rollouts.sync(self.learner.weights())
 
 
+def write_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write the policy's weights into a folder."""
+    tensors = {name: value.cpu().contiguous() for name, value in weights.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def copy_weights(weights: Path, folder: Path) -> None:
-    """Put a checkpoint's policy where `Player.save` would."""
+    """Put a checkpoint's policy where `write_weights` would."""
     shutil.copyfile(weights, folder / weights.name)

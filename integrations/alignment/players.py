@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from integrations.alignment import adamw, lora, sharding
@@ -103,11 +101,6 @@ class Player:
             return self.frozen[name]
         whole = sharding.full(value)
         return whole.to(torch.float32) if whole.dtype == torch.bfloat16 else whole
-
-    def save(self, folder: Path) -> None:
-        """Write the weights to `model.safetensors` in a folder."""
-        tensors = {name: value.cpu().contiguous() for name, value in self.weights()}
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the weights."""

@@ -10,6 +10,7 @@ from integrations.alignment.checkpoints import flush, place
 from integrations.alignment.job import Job
 from integrations.alignment.names import RESULT
 from integrations.alignment.pool import TeacherPool
+from integrations.alignment.world import World
 from integrations.common.files import write_json
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from integrations.alignment.batching import checkpoint_layers
 from integrations.alignment.checkpoints import step_folders
 from integrations.alignment.description import read_description
 from integrations.alignment.engines import Sampler, open_sampler
@@ -49,6 +50,8 @@ def open_session(job: Job, world: World) -> Session:
     processor = load_processor(job.base_model)
     policy = load_policy(job.policy, job.device)
     freeze(policy, job.settings.precision)
+    if job.settings.precision.gradient_checkpointing:
+        checkpoint_layers(policy)
     reads = job.settings if job.discriminator is None else read_description(job.discriminator)
     splitter = Splitter(processor.tokenizer, reads.reasoning, reads.terminator)
     path = job.data_dir / f"{job.settings.teacher}.jsonl"

@@ -27,13 +27,14 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from integrations.alignment.world import World
 
 Result = TypeVar("Result")
+FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def shard(model: Any, world: World, compute: torch.dtype = torch.float32) -> Any:
+def shard(model: Any, world: World, compute: str = "fp32") -> Any:
     """Take a Qwen3-VL, dense or mixture of experts, apart in place; every process must have the same weights.
 
     Args:
-        compute: format that weights and gradient have within `run`, and are exchanged in.
+        compute: format that weights and gradient have within `run`, and are exchanged in: `fp32` or `bf16`.
 
     Returns:
         The model, to be used within `run` only; unchanged where the process is alone.
@@ -45,7 +46,7 @@ def shard(model: Any, world: World, compute: torch.dtype = torch.float32) -> Any
         "mesh": mesh,
         "reshard_after_forward": False,
         "shard_placement_fn": partial(_placement, world.size),
-        "mp_policy": MixedPrecisionPolicy(param_dtype=compute, cast_forward_inputs=False),
+        "mp_policy": MixedPrecisionPolicy(param_dtype=FORMATS[compute], cast_forward_inputs=False),
     }
     for unit in (*model.model.language_model.layers, *model.model.visual.blocks, model):
         fully_shard(unit, **options)

@@ -1,7 +1,9 @@
 """Stage 2 as a process: `python -m integrations.alignment.train --config config.json`.
 
 The adapter writes the configuration (`job.Job`). The same command after a kill goes on from the newest checkpoint and
-ends in the same weights, bit for bit, on CPU with the same number of threads.
+ends in the same weights, bit for bit, on CPU with the same number of threads. In several processes, one for each GPU:
+
+    python -m torch.distributed.run --standalone --nproc-per-node 8 -m integrations.alignment.train --config config.json
 """
 
 from __future__ import annotations
@@ -17,26 +19,45 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import torch
 
 from integrations.alignment import checkpoints, game, warmup
-from integrations.alignment.job import read_job
+from integrations.alignment.job import Job, read_job
+from integrations.alignment.world import World, open_world
 from integrations.common import error_line
 from integrations.errors import PrismError, StageFailed
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
     job = read_job(parser.parse_args(arguments).config)
     torch.set_num_threads(job.threads)
     torch.use_deterministic_algorithms(True, warn_only=job.device != "cpu")
     torch.manual_seed(job.seed)
-    checkpoints.clear_partial(job.checkpoint_dir)
+    world = open_world(job.device)
     try:
-        (warmup if job.settings.kind == "discriminator" else game).run(job)
+        train(job, world)
     except PrismError as error:
-        return error_line.tell(error)
+        return tell(error, world)
     except OSError as error:
-        return error_line.tell(StageFailed(str(error), "free disk space or make the run's folder writable"))
+        return tell(StageFailed(str(error), "free disk space or make the run's folder writable"), world)
+    except RuntimeError:
+        told = world.failed()
+        if told is None:
+            raise
+        return told  # what this process met is that another one went
+    world.close()
     return 0
+
+
+def train(job: Job, world: World) -> None:
+    """Run the stage to its end, from its newest checkpoint."""
+    if world.first:
+        checkpoints.clear_partial(job.checkpoint_dir)
+    (warmup if job.settings.kind == "discriminator" else game).run(job, world)
+
+
+def tell(error: PrismError, world: World) -> int:
+    """Tell the user of an error, once where several processes meet it; returns the exit code."""
+    return error_line.tell(error) if world.speaks(error.exit_code) else error.exit_code
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from integrations.alignment import checkpoints, contest, heldout, storage
+from integrations.alignment import checkpoints, contest, heldout, sharding, storage
 from integrations.alignment.creation import build
 from integrations.alignment.discriminator import Discriminator
 from integrations.alignment.formats import narrow
@@ -19,18 +19,20 @@ from integrations.alignment.players import Player
 from integrations.alignment.results import write_result
 from integrations.alignment.seeds import derive
 from integrations.alignment.session import Reporter, Session, Stopwatch, freeze, open_session
+from integrations.alignment.world import World
 from integrations.common.rows import Row
 
 
-def run(job: Job) -> None:
+def run(job: Job, world: World) -> None:
     """Train a discriminator, resuming from the newest checkpoint where there is one."""
-    session = open_session(job)
+    session = open_session(job, world)
     discriminator = build(session)
     freeze(discriminator.backbone, job.settings.precision)
+    discriminator.save_memory(job.settings.precision)
     if job.settings.precision.compute == "bf16":
         narrow(session.policy.named_parameters())  # after the discriminator, which begins from what was not rounded
     progress = Warmup(session, discriminator)
-    saved = checkpoints.newest(job.checkpoint_dir)
+    saved = checkpoints.newest(job.checkpoint_dir, world)
     if saved is not None:
         progress.restore(*saved)
     progress.run()
@@ -42,6 +44,7 @@ class Warmup:
     def __init__(self, session: Session, discriminator: Discriminator) -> None:
         settings = session.job.settings
         self.session, self.discriminator = session, discriminator
+        sharding.shard(discriminator.backbone, session.world, settings.precision.compute)
         self.player = Player(
             "discriminator",
             discriminator.named_parameters(),
@@ -50,6 +53,7 @@ class Warmup:
             warmup_steps=settings.warmup_steps,
             gradient_clip=settings.gradient_clip,
             precision=settings.precision,
+            world=session.world,
         )
         self.step, self.generated_tokens = 0, 0
         self.best_loss, self.stale = float("inf"), 0
@@ -62,7 +66,8 @@ class Warmup:
 
     def run(self) -> None:
         job = self.session.job
-        settings, reporter = job.settings, Reporter(job)
+        settings, world = job.settings, self.session.world
+        reporter = Reporter(job, world)
         while not self.finished:
             metrics = self._one_step()
             reporter.write(self.step, metrics, self.generated_tokens)
@@ -70,10 +75,11 @@ class Warmup:
                 self._check()
                 reporter.write(self.step, self.last_check, self.generated_tokens, "held-out check")
             if self.step % settings.checkpoint_every == 0 or self.finished:
-                checkpoints.save(job.checkpoint_dir, self.step, self.state())
+                checkpoints.save(job.checkpoint_dir, self.step, self.state(), world=world)
         facts = {"stopped_early": self.step < job.steps}
-        save = partial(storage.save, self.discriminator, weights=self.player.weights())
-        write_result(job, self.step, self.generated_tokens, self.session.pool, self.last_check, facts, save)
+        weights = sharding.collect(self.player.weights(), world)
+        save = partial(storage.save, self.discriminator, weights=weights.items())
+        write_result(job, self.step, self.generated_tokens, self.session.pool, self.last_check, facts, save, world)
 
     def _one_step(self) -> dict[str, float]:
         session, job, step = self.session, self.session.job, self.step
@@ -88,14 +94,20 @@ class Warmup:
         segments = contest.valid_segments(groups, session.splitter)
         prompts = [session.encoder.encode(row) for row in rows]
         batch = contest.pair_up(prompts, [session.pool.demonstrations[row["id"]] for row in rows], segments)
-        objective = contest.Objective(settings.score_regulariser, settings.balance, settings.prompts_per_step)
+        objective = contest.Objective(
+            settings.score_regulariser,
+            settings.balance,
+            settings.prompts_per_step,
+            settings.precision.micro_branches,
+        )
         with watch.measure("discriminator"):
             scores, learnt = contest.learn(self.discriminator, self.player, batch, objective, step, session.world)
-        tokens = sum(len(item.token_ids) for group in groups for item in group)
+        world = session.world
+        tokens = int(world.sum(sum(len(item.token_ids) for group in groups for item in group)))
         self.step, self.generated_tokens = step + 1, self.generated_tokens + tokens
-        responses = len(rows) * settings.samples
-        valid = {"valid": len(batch.students) / responses, "response_tokens": tokens / responses}
-        return scores.metrics() | learnt | valid | watch.seconds
+        responses = settings.prompts_per_step * settings.samples
+        valid = {"valid": world.sum(len(batch.students)) / responses, "response_tokens": tokens / responses}
+        return contest.join(world.gather(scores)).metrics() | learnt | valid | watch.seconds
 
     def _check(self) -> None:
         session, job = self.session, self.session.job
@@ -108,6 +120,7 @@ class Warmup:
             seed=job.seed,
             batch_size=job.settings.rollout.batch_size,
             micro_prompts=job.settings.prompts_per_step,
+            world=session.world,
         )
         loss = self.last_check.get("held_out_loss", float("inf"))
         self.stale = 0 if loss < self.best_loss else self.stale + 1
@@ -115,7 +128,7 @@ class Warmup:
 
     def state(self) -> dict[str, Any]:
         return {
-            "discriminator": dict(self.player.weights()),
+            "discriminator": sharding.collect(self.player.weights(), self.session.world),
             "optimizer": self.player.state(),
             "generated_tokens": self.generated_tokens,
             "best_loss": self.best_loss,

@@ -144,7 +144,7 @@ def settings_read_by_the_engine() -> set[str]:
 def test_the_engine_reads_every_setting_and_no_other() -> None:
     kinds = (DiscriminatorSettings, AlignSettings, RolloutSettings, PrecisionSettings)
     names = {name for kind in kinds for name in kind.model_fields}
-    host_only = {"upcycle_from", "init_from", "mode", "steps"}
+    host_only = {"upcycle_from", "init_from", "mode", "processes", "steps"}
     assert settings_read_by_the_engine() == names - host_only
 
 
@@ -282,7 +282,7 @@ EVENTFUL: dict[str, Any] = {
 
 
 def test_alignment_is_published_in_the_base_models_format(tmp_path: Path) -> None:
-    ctx = context(tmp_path, AlignSettings(steps=20), gpus=2)
+    ctx = context(tmp_path, AlignSettings(steps=20, processes=1), gpus=2)
     rows = {"given": 10, "trained": 5, "held_out": 4, "dropped": 1}
     leave_result(ctx, policy_steps=18, rows=rows, overlong_demonstrations=3, **EVENTFUL)
     result = AlignAdapter().finish(ctx)
@@ -296,7 +296,7 @@ def test_alignment_is_published_in_the_base_models_format(tmp_path: Path) -> Non
         "to stay in its band the discriminator was slowed in 6 steps, hastened in 0",
         "1 rows were left out, each is named in the log; the first: row-3: its prompt has 9000 tokens",
         "3 demonstrations are longer than a response may be (96 tokens); kept whole",
-        "one of 2 GPUs was used: this stage runs in one process",
+        "of 2 GPUs 1 were used, as `processes` says",
     ]
     assert {path.name for path in ctx.model_dir.iterdir()} == {path.name for path in ctx.base_model.iterdir()}
 

@@ -156,6 +156,11 @@ class AlignSettings(ModeSettings):
     checkpoint_every: Count = 10
     """Steps between checkpoints that a killed stage resumes from."""
 
+    processes: Count | None = None
+    """Processes that train together, each on whole groups of its own and with its part of the weights' and optimizers'
+    memory. `null`: one for each GPU, or one where there is none. The same steps either way, but for rounding; a stage
+    resumes with as many as it began with."""
+
     min_valid_share: Share = 0.5
     """The stage fails when fewer held-out responses than this share of the starting policy's have the right form."""
 

@@ -144,6 +144,11 @@ class DiscriminatorSettings(ModeSettings):
     checkpoint_every: Count = 10
     """Steps between checkpoints that a killed stage resumes from."""
 
+    processes: Count | None = None
+    """Processes that train together, each on whole groups of its own and with its part of the weights' and optimizers'
+    memory. `null`: one for each GPU, or one where there is none. The same steps either way, but for rounding; a stage
+    resumes with as many as it began with."""
+
     rollout: RolloutSettings = RolloutSettings()
     """How the policy is sampled."""
 
