@@ -10,6 +10,7 @@ in verl's environment, and reads verl's configuration files without importing ve
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
@@ -55,6 +56,7 @@ def problems(path: Path) -> list[str]:
     return [*_differences(rendered, published(name), "")]
 
 
+@functools.cache
 def published(name: str) -> dict[str, Any]:
     """verl's own configuration, composed."""
     package = importlib.util.find_spec("verl")

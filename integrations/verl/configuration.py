@@ -22,7 +22,8 @@ def configuration(ctx: StageContext, total: int, longest: int) -> dict[str, Any]
     """What differs from verl's `ppo_trainer` configuration. Raises nothing; verl checks it again."""
     settings: RlvrSettings = ctx.settings
     prompts = str(ctx.attempt_dir / PROMPTS)
-    micro_batch = min(settings.micro_batch_size, settings.prompts_per_step * settings.group_size)
+    update = settings.prompts_per_step // settings.updates_per_step * settings.group_size
+    micro_batch = min(settings.micro_batch_size, update)
     on_cpu = ctx.machine.gpus == 0
     return {
         "defaults": ["ppo_trainer", "_self_", {"override hydra/job_logging": "stdout"}],
@@ -139,7 +140,7 @@ def _model(ctx: StageContext, settings: RlvrSettings) -> dict[str, Any]:
 def _actor(settings: RlvrSettings, micro_batch: int, seed: int, on_cpu: bool) -> dict[str, Any]:
     return {
         "strategy": "fsdp2",
-        "ppo_mini_batch_size": settings.prompts_per_step,
+        "ppo_mini_batch_size": settings.prompts_per_step // settings.updates_per_step,
         "ppo_micro_batch_size_per_gpu": micro_batch,
         "ppo_epochs": 1,
         "clip_ratio": settings.clip_low,

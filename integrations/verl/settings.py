@@ -39,7 +39,7 @@ paper's table has 0.01 for all three, and a comparison should not differ in it."
 
 
 class RlvrSettings(Settings):
-    """One RLVR stage. A step is one batch of prompts sampled, scored and learnt from: one optimizer step."""
+    """One RLVR stage. A step is one batch of prompts sampled, scored and learnt from."""
 
     kind: Literal["rlvr"] = "rlvr"
     """Names the stage's type in a recipe."""
@@ -53,11 +53,15 @@ class RlvrSettings(Settings):
     over its tokens, with clips of a few ten-thousandths. Sets the defaults of the fields below that name it."""
 
     steps: int = Field(default=1500, ge=1)
-    """Optimizer steps. The recipe's budget rule may lengthen a baseline."""
+    """Batches sampled and learnt from. The recipe's budget rule may lengthen a baseline."""
     prompts_per_step: int = Field(default=32, ge=1)
     """Prompts in one step; the pool must hold at least as many. Cost grows in proportion."""
     group_size: int = Field(default=16, ge=2)
     """Responses sampled for each prompt. Fewer make the group's mean noisier and more groups without any signal."""
+
+    updates_per_step: int = Field(default=1, ge=1)
+    """Optimizer steps on one batch, each on a share of its prompts. With 1 the policy is the one that sampled, every
+    ratio is one and nothing is ever clipped; with more the later shares are a little off-policy, and clips matter."""
 
     learning_rate: float = Field(default=1e-6, gt=0)
     """AdamW's learning rate after warm-up, then constant. Too high a rate first shows in captions that get worse
@@ -160,10 +164,14 @@ class RlvrSettings(Settings):
 
     @model_validator(mode="after")
     def _batches_divide(self) -> RlvrSettings:
-        responses = self.prompts_per_step * self.group_size
+        if self.prompts_per_step % self.updates_per_step:
+            raise ValueError(
+                f"updates_per_step ({self.updates_per_step}) must divide prompts_per_step ({self.prompts_per_step})"
+            )
+        responses = self.prompts_per_step // self.updates_per_step * self.group_size
         if self.micro_batch_size < responses and responses % self.micro_batch_size:
             raise ValueError(
-                f"micro_batch_size ({self.micro_batch_size}) must divide the {responses} responses of a step "
-                "(prompts_per_step x group_size)"
+                f"micro_batch_size ({self.micro_batch_size}) must divide the {responses} responses of an update "
+                "(prompts_per_step x group_size / updates_per_step)"
             )
         return self

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from engine_stage import FINE_TUNING, FineTuned, World, run_launch, run_stage, stage_context
+from engine_stage import FINE_TUNING, FineTuned, World, run_inside, run_launch, run_stage, stage_context
 
 from benchmarks.digits.settings import DigitsWorld, TinyModel
+from integrations.common.checkpoint import publish
 from integrations.contract import Launch
 from integrations.llamafactory.adapter import SftAdapter
 from prism_cli.engines import environments
@@ -56,3 +57,13 @@ def fine_tuned(
     ctx = stage_context(tmp_path_factory.mktemp("straight") / "the stage", small_world, FINE_TUNING)
     news = run_stage(SftAdapter(), ctx, llamafactory_env)
     return FineTuned(ctx, SftAdapter().finish(ctx), news)
+
+
+@pytest.fixture(scope="session")
+def half_trained(small_world: World, alignment_env: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder as an SFT stage would leave it: its responses have the form now and then."""
+    folder = tmp_path_factory.mktemp("half trained")
+    arguments = [small_world.data / "teacher.jsonl", small_world.model, folder / "raw", "100"]
+    run_inside(alignment_env, "half_trained.py", arguments, folder)
+    publish(folder / "raw", small_world.model, folder / "model")
+    return folder / "model"

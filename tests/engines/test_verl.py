@@ -43,16 +43,6 @@ LEARNING = RlvrSettings(
 """Half a dozen steps with a reference model, two passes each."""
 
 
-@pytest.fixture(scope="module")
-def policy(small_world: World, alignment_env: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder as an SFT stage would leave it: its responses have the form now and then."""
-    folder = tmp_path_factory.mktemp("half trained")
-    arguments = [small_world.data / "teacher.jsonl", small_world.model, folder / "raw", "100"]
-    run_inside(alignment_env, "half_trained.py", arguments, folder)
-    publish(folder / "raw", small_world.model, folder / "model")
-    return folder / "model"
-
-
 @dataclass(frozen=True)
 class Resumed:
     """A stage that was killed in its first attempt and finished by its second."""
@@ -81,11 +71,11 @@ def steps_in(checkpoints: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def resumed(
-    small_world: World, policy: Path, verl_env: Environment, tmp_path_factory: pytest.TempPathFactory
+    small_world: World, half_trained: Path, verl_env: Environment, tmp_path_factory: pytest.TempPathFactory
 ) -> Resumed:
     root = tmp_path_factory.mktemp("killed") / "a=stage"
     adapter = RlvrAdapter()
-    first = stage_context(root, small_world, LEARNING, parents={"policy": policy})
+    first = stage_context(root, small_world, LEARNING, parents={"policy": half_trained})
     adapter.check_inputs(first)
     _, launch = adapter.render(first)
     follower = adapter.follow(first)
@@ -106,7 +96,7 @@ def resumed(
         stream.truncate(100)
     (first.checkpoint_dir / "latest_checkpointed_iteration.txt").write_text("5")
 
-    ctx = stage_context(root, small_world, LEARNING, parents={"policy": policy})
+    ctx = stage_context(root, small_world, LEARNING, parents={"policy": half_trained})
     news = run_stage(adapter, ctx, verl_env)
     return Resumed(first, ctx, killed, news, adapter.finish(ctx), whole)
 
@@ -166,8 +156,8 @@ def test_it_learns_from_the_reward_and_reports_its_parts(resumed: Resumed) -> No
     assert any(item.metrics["grad_norm"] > 0 for item in resumed.killed)
 
 
-def test_the_result_is_the_base_model_with_other_weights_in_fp32(resumed: Resumed, policy: Path) -> None:
-    before, after = read_tensors(policy), read_tensors(resumed.ctx.model_dir)
+def test_the_result_is_the_base_model_with_other_weights_in_fp32(resumed: Resumed, half_trained: Path) -> None:
+    before, after = read_tensors(half_trained), read_tensors(resumed.ctx.model_dir)
     assert {tensor.dtype for tensor in after.values()} == {"F32"}
     changed = [name for name in before if not np.array_equal(before[name].read(), after[name].read())]
     assert len(changed) > 0.9 * len(before)
@@ -189,8 +179,8 @@ def test_nothing_is_left_outside_the_stage(resumed: Resumed) -> None:
         assert {path.name for path in ctx.attempt_dir.iterdir()} <= {"rlvr.yaml", METRICS, "engine.log", "import"}
 
 
-def test_a_finished_stage_is_not_run_again(resumed: Resumed, small_world: World, policy: Path) -> None:
-    again = stage_context(resumed.ctx.stage_dir, small_world, LEARNING, parents={"policy": policy})
+def test_a_finished_stage_is_not_run_again(resumed: Resumed, small_world: World, half_trained: Path) -> None:
+    again = stage_context(resumed.ctx.stage_dir, small_world, LEARNING, parents={"policy": half_trained})
     before = hash_folder(resumed.ctx.model_dir)
     assert RlvrAdapter().render(again) == []
     assert RlvrAdapter().finish(again) == resumed.result
@@ -202,11 +192,11 @@ def test_a_finished_stage_is_not_run_again(resumed: Resumed, small_world: World,
     [("ray::AgentLoopWorker", "agent_loop_worker"), ("ray::TransferQueueC", "TransferQueueController")],
 )
 def test_a_dead_worker_ends_the_stage_with_its_name(
-    small_world: World, policy: Path, verl_env: Environment, tmp_path: Path, worker: str, name: str
+    small_world: World, half_trained: Path, verl_env: Environment, tmp_path: Path, worker: str, name: str
 ) -> None:
     """Those that verl alone would wait for without end: who delivers responses, and the queue they go through."""
     endless = LEARNING.model_copy(update={"steps": 500, "kl_coefficient": 0.0})
-    ctx = stage_context(tmp_path / "stage", small_world, endless, parents={"policy": policy})
+    ctx = stage_context(tmp_path / "stage", small_world, endless, parents={"policy": half_trained})
     adapter = RlvrAdapter()
     _, launch = adapter.render(ctx)
     follower = adapter.follow(ctx)
