@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from integrations.alignment import negatives
+from integrations.alignment.rollout import Generation
 from integrations.alignment.seeds import derive, generator
 from integrations.alignment.segments import Segments, Splitter
 from integrations.common.rows import Row, read_rows
@@ -30,6 +34,35 @@ class TeacherPool:
             order = generator(*key, "order", epoch).permutation(len(self.train))
             chosen.append(self.train[order[place]])
         return chosen
+
+    @cached_property
+    def editor(self) -> negatives.Editor:
+        """Spoils the pool's demonstrations."""
+        return negatives.Editor.of([*self.train, *self.held_out])
+
+    def teachers(
+        self,
+        rows: Sequence[Row],
+        groups: Sequence[Sequence[Generation]],
+        splitter: Splitter,
+        wording: str,
+        *key: int | str,
+    ) -> tuple[list[Segments], int]:
+        """What the rows' responses are compared with, and how many of these are restated.
+
+        Args:
+            groups: the responses to each row.
+            wording: `demonstration`: as it stands; `response`: in the words of one of the row's responses, drawn by
+                `key`, or as it stands where none of them will do (`negatives.restate`).
+        """
+        found, restated = [], 0
+        for row, group in zip(rows, groups, strict=True):
+            texts = [item.text for item in group if item.finished] if wording == "response" else []
+            text = negatives.restated(row["response"], texts, *key, row["id"])
+            own = None if text is None else splitter.split(text)
+            restated += own is not None
+            found.append(self.demonstrations[row["id"]] if own is None else own)
+        return found, restated
 
 
 def read_pool(path: Path, held_out: int, splitter: Splitter, teacher_tokens: int | None = None) -> TeacherPool:
