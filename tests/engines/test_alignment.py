@@ -142,6 +142,29 @@ def test_a_checkpoint_holds_the_policy_of_its_step(aligned: Finished, warmed_up:
     assert DiscriminatorAdapter().intermediate(warmed_up.ctx) == []
 
 
+def test_the_game_with_vllm_as_rollout_engine(
+    warmed_up: Finished,
+    small_world: World,
+    vllm_cpu_env: Environment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PRISM_ENV_VLLM", str(vllm_cpu_env.folder))
+    rollout = RolloutSettings(engine="vllm", max_new_tokens=64, max_model_len=256, max_images=1, sleep=True)
+    settings = GAME.model_copy(update={"steps": 2, "rollout": rollout})
+    parents = {"policy": warmed_up.ctx.policy, "discriminator": warmed_up.ctx.model_dir}
+    ctx = stage_context(tmp_path / "align", small_world, settings, parents=parents)
+    played = finished(AlignAdapter(), ctx, vllm_cpu_env)
+    steps = [item.metrics for item in played.news if item.phase == "training"]
+    assert len(steps) == 2
+    for metrics in steps:
+        assert metrics["policy_skipped"] == 0
+        assert metrics["canary_gap"] < 1e-5, "the engine has the weights after the step"
+        assert metrics["logprob_gap_max"] < 1e-4, "it had them before, too"
+    assert "does not sleep" in (ctx.attempt_dir / "engine.log").read_text()
+    assert hash_folder(ctx.model_dir) != hash_folder(ctx.policy)
+
+
 def kill_at(adapter: StageAdapter, ctx: StageContext, environment: Environment, when: Callable[[Any], bool]) -> None:
     """Run a stage and SIGKILL its process as soon as `when(progress)`."""
     adapter.check_inputs(ctx)
