@@ -18,7 +18,12 @@ from typing import Any
 from benchmarks.report.collect import Run
 from benchmarks.report.text import visible
 
-MARKS = {"stage_failed": "failed", "early_warning": "early warning", "checkpoint_selected": "checkpoint kept"}
+MARKS = {
+    "stage_failed": "failed",
+    "early_warning": "early warning",
+    "alarm": "alarm",
+    "checkpoint_selected": "checkpoint kept",
+}
 """Events that are marked on a stage's curves, and the words for them."""
 RESUMED = "resumed"
 CHECKPOINTS = "checkpoints_"

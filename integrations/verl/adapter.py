@@ -25,6 +25,7 @@ from integrations.common.jsonl import JsonlTail
 from integrations.contract import Launch, Progress, StageContext, StageResult
 from integrations.errors import BadInput, StageFailed
 from integrations.verl.configuration import CHECKPOINTS_KEPT, configuration, fork_socket, ray_folder, to_yaml
+from integrations.verl.health import Health
 from integrations.verl.prompts import PROMPTS, rows_of, write_prompts
 from integrations.verl.settings import RlvrSettings
 
@@ -214,6 +215,7 @@ class _Follower:
     def __init__(self, ctx: StageContext, total: int) -> None:
         self.tail = JsonlTail(ctx.attempt_dir / METRICS)
         self.total = total
+        self.health = Health()
         self.tokens = {
             step: _tokens(row) for step, row in read_metrics(ctx.stage_dir, before=ctx.attempt_dir.name).items()
         }
@@ -224,7 +226,9 @@ class _Follower:
             step, row = line["step"], line["data"]
             self.tokens[step] = _tokens(row)
             spent = sum(tokens for other, tokens in self.tokens.items() if other <= step)
-            news.append(Progress(step, self.total, _shown(row), spent))
+            shown = _shown(row)
+            alarms = self.health.look(shown | _losses(row))
+            news.append(Progress(step, self.total, shown, spent, alarms=alarms))
         return news
 
 
@@ -363,6 +367,15 @@ def _tokens(row: Mapping[str, Any]) -> int:
 def _shown(row: Mapping[str, Any]) -> dict[str, float]:
     values = {ours: row[theirs] for theirs, ours in _SHOWN.items() if theirs in row}
     return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
+
+
+def _losses(row: Mapping[str, Any]) -> dict[str, float]:
+    """Shares of what was sampled in vain, for the alarms."""
+    lost, kept = float(row.get("prism/lost", 0)), float(row.get("prism/responses", 0))
+    evicted = float(row.get("prism/evicted_groups", 0))
+    groups = evicted + float(row.get("prism/groups", 0))
+    shares = {"lost": lost / (lost + kept)} if lost + kept else {}
+    return shares | ({"evicted_share": evicted / groups} if evicted else {})
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -133,6 +133,7 @@ class Sampler(ReplayBuffer):
             )
         return {
             "prism/responses": responses,
+            "prism/groups": len(groups),
             "prism/lost": batch_size * self.group_size - responses,
             "prism/generated_tokens": sum(tag["response_len"] for tag in batch.tags) + self.spent_in_vain,
             "prism/reward": _mean([reward["score"] for reward in rewards]),

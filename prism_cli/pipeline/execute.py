@@ -311,6 +311,9 @@ class Execution:
             self.store.event(
                 "progress", stage=name, **fields, tokens=item.generated_tokens, **{"metrics": item.metrics}
             )
+            for alarm in item.alarms:
+                self.store.event("alarm", stage=name, step=item.step, problem=alarm)
+                self.view.message(f"{name}, step {item.step}: {alarm}")
 
     def _check_model(self, ctx: StageContext) -> None:
         """The result must load in transformers and answer one prompt with finite logits."""
