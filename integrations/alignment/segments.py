@@ -3,8 +3,8 @@
 A response `<caption>..</caption> <think>..</think> <answer>..</answer>` has two segments: perception, up to and with
 the token that holds the end of `</caption>`, and reasoning, all the rest with its terminator. Both sides go through
 `Splitter.split`: text in, the same token ids, boundary and terminator out, whoever wrote it. White space outside the
-blocks is replaced by one newline between caption and reasoning, so it cannot betray the author; white space inside a
-block is the author's. A response's own tokens are not used: a policy may spell a text in tokens that the tokenizer
+blocks is replaced by one newline between them, so it cannot betray the author; white space inside a block is the
+author's. A response's own tokens are not used: a policy may spell a text in tokens that the tokenizer
 would not choose, and those would betray it too. Time is linear in the text's length: one pass of the tokenizer, whose
 offsets give the boundary.
 
@@ -16,6 +16,7 @@ terminator of one side alone is not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,6 +27,7 @@ Role = Literal["perception", "reasoning"]
 ROLES: tuple[Role, ...] = ("perception", "reasoning")
 END_OF_TURN = "<|im_end|>"
 CAPTION_END = b"</caption>"
+BETWEEN = re.compile(r"</think>\s*<answer>")
 Offsets = list[tuple[int, int]]
 """First character and end of each token."""
 
@@ -147,7 +149,7 @@ class Splitter:
 
     def _pieces(self, text: str, response: Response) -> tuple[Piece, Piece] | None:
         perception = text[: response.perception_end].strip()
-        reasoning = text[response.reasoning_start :].strip()
+        reasoning = BETWEEN.sub("</think>\n<answer>", text[response.reasoning_start :].strip())
         if self.alone:
             both = self._piece(perception), self._piece(reasoning)
         else:

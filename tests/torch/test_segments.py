@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import Any
 
 import pytest
@@ -40,7 +41,8 @@ def test_white_space_between_blocks_cannot_tell_who_wrote(splitter: Splitter) ->
     one = splitter.split("<caption>3 4</caption>\n<think>3+4=7</think>\n<answer>7</answer>")
     two = splitter.split("  <caption>3 4</caption> \n\n <think>3+4=7</think>\n<answer>7</answer>\n")
     none = splitter.split("<caption>3 4</caption><think>3+4=7</think>\n<answer>7</answer>")
-    assert one == two == none
+    three = splitter.split("<caption>3 4</caption><think>3+4=7</think> \n\n<answer>7</answer>")
+    assert one == two == none == three
     assert one is not None
     assert one.answer == "7"
 
@@ -93,9 +95,91 @@ def test_sampled_tokens_are_credited_by_where_they_begin(processor: Any, splitte
 
 
 def test_time_grows_linearly(splitter: Splitter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One tokenizer call whatever the length: nothing decodes prefixes."""
-    calls = []
-    tokenizer = splitter.tokenizer
-    monkeypatch.setattr(splitter, "tokenizer", lambda *args, **kw: calls.append(1) or tokenizer(*args, **kw))
-    splitter.split(response("3 4 " * 2000, "a" * 5000, "7"))
-    assert len(calls) == 1
+    """Ten times the text is ten times the work, counted in lines of Python run and characters given to the tokenizer:
+    nothing decodes prefixes."""
+    tokenizer, given = splitter.tokenizer, [0]
+
+    def counting(text: str, **options: Any) -> Any:
+        given[0] += len(text)
+        return tokenizer(text, **options)
+
+    monkeypatch.setattr(splitter, "tokenizer", counting)
+
+    def work(times: int) -> tuple[int, int]:
+        text = response("3 4 é " * 50 * times, "a+b " * 100 * times, "7")
+        lines, given[0] = [0], 0
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            lines[0] += event == "line"
+            return trace
+
+        sys.settrace(trace)
+        try:
+            segments = splitter.split(text)
+            assert segments is not None
+            splitter.vocabulary.perception_tokens(segments.ids)
+        finally:
+            sys.settrace(None)
+        assert splitter.vocabulary.text(segments.ids) == text
+        return lines[0], given[0]
+
+    (lines, characters), (more_lines, more_characters) = work(4), work(40)
+    assert 8 < more_lines / lines < 10.5
+    assert 9 < more_characters / characters < 10.5
+    assert more_characters < 2 * len(response("3 4 é " * 2000, "a+b " * 4000, "7"))
+
+
+def test_two_turns_hold_each_segment_for_itself(processor: Any, splitter: Splitter) -> None:
+    """As the paper's warm-up reads: each segment is a turn, closed as the chat template closes one."""
+    alone = Splitter(processor.tokenizer, "alone", "turn-end")
+    text = response("3 4", "3+4=7", "7")
+    segments, joined = alone.split(text), splitter.split(text)
+    assert segments is not None
+    assert joined is not None
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    assert segments.ids[: segments.perception] == ids("<caption>3 4</caption><|im_end|>\n")
+    assert segments.ids[segments.perception :] == ids("<think>3+4=7</think>\n<answer>7</answer><|im_end|>\n")
+    assert [segments.ids[place] for place in segments.last] == [ids("\n")[0]] * 2
+    closed = Splitter(processor.tokenizer, terminator="turn-end").split(text)
+    assert closed is not None
+    assert closed.ids == (*joined.ids, *ids("\n"))
+    assert closed.perception == joined.perception
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "<caption>3 4</caption>"}]
+    template = processor.apply_chat_template(turns, tokenize=False)
+    assert ids(template)[-len(segments.ids[: segments.perception]) :] == segments.ids[: segments.perception]
+
+
+@pytest.mark.parametrize(("reasoning", "terminator"), [("after_caption", "end-of-turn"), ("alone", "turn-end")])
+def test_a_limit_keeps_the_beginning_of_each_segment_and_the_terminators(
+    processor: Any, reasoning: str, terminator: str
+) -> None:
+    splitter = Splitter(processor.tokenizer, reasoning, terminator)
+    text = response("3 4 " * 9, "3+4=7 " * 9, "7")
+    whole, cut = splitter.split(text), splitter.split(text, 8)
+    assert whole is not None
+    assert cut is not None
+    end = splitter.terminator
+    first = end if reasoning == "alone" else ()
+    assert cut.ids[: cut.perception] == (*whole.ids[:8], *first)
+    assert cut.ids[cut.perception :] == (*whole.ids[whole.perception : whole.perception + 8], *end)
+    assert splitter.split(text, 10_000) == whole
+
+
+def test_pieces_say_where_each_token_lies(processor: Any, splitter: Splitter) -> None:
+    text = response("漢 4", "3+4=7", "7")
+    for reading in (splitter, Splitter(processor.tokenizer, "alone")):
+        pieces, segments = reading.pieces(text), reading.split(text)
+        assert pieces is not None
+        assert segments is not None
+        assert pieces[0].text.strip() == "<caption>漢 4</caption>"
+        assert pieces[1].text.strip() == "<think>3+4=7</think>\n<answer>7</answer>"
+        for piece in pieces:
+            assert piece.offsets[0][0] == 0
+            assert piece.offsets[-1][1] == len(piece.text)
+            for index, (start, end) in zip(piece.ids, piece.offsets, strict=True):
+                shown = splitter.vocabulary.pieces[index].decode(errors="replace")
+                assert shown == piece.text[start:end] or "\ufffd" in shown
+        assert tuple(pieces[0].ids) == segments.ids[: len(pieces[0].ids)]
