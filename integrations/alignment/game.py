@@ -88,6 +88,7 @@ class Hand:
     groups: list[list[Generation]]
     segments: list[list[Segments | None]]
     batch: contest.Batch
+    rows: list[Row]
 
     def seen(self) -> metrics.Seen:
         """What other processes need to know of it."""
@@ -96,7 +97,7 @@ class Hand:
             self.segments,
             self.batch.teachers,
             self.batch.students,
-            [prompt.answer for prompt in self.prompts],
+            self.rows,
             [len(prompt.ids) for prompt in self.prompts],
         )
 
@@ -194,7 +195,7 @@ class Game:
         segments = contest.valid_segments(groups, session.splitter)
         prompts = [session.encoder.encode(row) for row in rows]
         demonstrations = [session.pool.demonstrations[row["id"]] for row in rows]
-        return Hand(prompts, groups, segments, contest.pair_up(prompts, demonstrations, segments))
+        return Hand(prompts, groups, segments, contest.pair_up(prompts, demonstrations, segments), rows)
 
     def _advantages(
         self,
@@ -234,8 +235,8 @@ class Game:
         seen, shares = metrics.join(world.gather(hand.seen())), world.gather(earned)
         found |= {"discriminator_scale": self.judge.scale}
         found |= {f"gated_{role}": float(gate) for role, gate in zip(ROLES, closed, strict=True)}
-        found |= metrics.advantage_metrics(shares) | metrics.response_metrics(seen, whole)
-        found |= metrics.matched_accuracies(seen, whole, self.session.splitter.vocabulary)
+        found |= metrics.advantage_metrics(shares) | metrics.response_metrics(seen)
+        found |= metrics.content_metrics(seen, whole, job.seed)
         found |= {"tokens_per_second": seen.tokens / watch.seconds["seconds_rollout"]} | watch.seconds
         work = metrics.step_work(
             seen,

@@ -132,26 +132,6 @@ def pair_accuracy(margins: np.ndarray) -> Share:
     return wilson(float((margins[~ties] > 0).sum() + 0.5 * ties.sum()), len(margins))
 
 
-TOLERANCE = 0.1
-"""Share of the larger count by which two texts may differ and still be alike."""
-
-
-def alike(one_RF: np.ndarray, other_RF: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
-    """(R,) bool: whether each of F counts differs by at most `tolerance` of the larger one.
-
-    With the segments' lengths in tokens (F = 1) these are the length-matched pairs; with `style_counts` the
-    style-matched ones. What a discriminator gets right among them, it does not owe to length, or to layout.
-    """
-    difference = np.abs(one_RF.astype(np.float64) - other_RF)
-    return (difference <= tolerance * np.maximum(one_RF, other_RF)).all(1)
-
-
-def style_counts(text: str) -> tuple[int, int, int]:
-    """Layout of a text: lines with something on them, words, marks that are neither letter, digit nor white space."""
-    marks = sum(not (character.isalnum() or character.isspace()) for character in text)
-    return sum(bool(line.strip()) for line in text.splitlines()), len(text.split()), marks
-
-
 def separation(scores: np.ndarray, right: np.ndarray, groups: np.ndarray | None = None) -> float | None:
     """Area under the ROC curve: chance that a right response scores above a wrong one; ties count as a half.
 

@@ -11,19 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from integrations.alignment import losses
+from integrations.alignment import heldout
 from integrations.alignment.advantages import Advantages
 from integrations.alignment.contest import Scores
 from integrations.alignment.rollout import Generation
-from integrations.alignment.segments import ROLES, Segments, Vocabulary
+from integrations.alignment.segments import ROLES, Segments
+from integrations.common.rows import Row
 
 PEAKS = {
     "B200": 2250e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "RTX 4090": 165e12,
     "A10": 125e12,
     "L4": 121e12,
@@ -43,8 +46,8 @@ class Seen:
     """One demonstration per prompt."""
     students: list[Segments]
     """The valid responses, in the scores' order."""
-    answers: list[str]
-    """The reference answer of each prompt."""
+    rows: list[Row]
+    """The row of each prompt."""
     prompt_tokens: list[int]
 
     @property
@@ -58,58 +61,36 @@ def join(shares: Sequence[Seen]) -> Seen:
     return Seen(*([item for share in shares for item in getattr(share, one.name)] for one in fields(Seen)))
 
 
-def response_metrics(seen: Seen, scores: Scores) -> dict[str, float]:
-    """Form, length and right answers of a step's responses, and whether reasoning scores put right above wrong.
-
-    `right_over_wrong_reasoning` compares within each prompt and across prompts, `..._within` within alone; they are
-    left out where there is no pair.
-    """
+def response_metrics(seen: Seen) -> dict[str, float]:
+    """Form and length of a step's responses."""
     flat = [item for group in seen.groups for item in group]
-    valid = [(index, item) for index, group in enumerate(seen.segments) for item in group if item is not None]
-    right = np.array([item.answer == seen.answers[index] for index, item in valid], bool)
-    found = {
-        "valid": len(valid) / len(flat),
+    return {
+        "valid": len(seen.students) / len(flat),
         "truncated": sum(not item.finished for item in flat) / len(flat),
-        "response_tokens": sum(len(item.token_ids) for item in flat) / len(flat),
-        "answer": float(right.sum()) / len(flat),
+        "response_tokens": seen.tokens / len(flat),
     }
-    if valid:
-        reasoning = scores.student_2R[ROLES.index("reasoning")]
-        across, within = (losses.separation(reasoning, right, groups) for groups in (None, scores.which_R))
-        named = {"right_over_wrong_reasoning": across, "right_over_wrong_reasoning_within": within}
-        found |= {name: value for name, value in named.items() if value is not None}
-    return found
 
 
-def matched_accuracies(seen: Seen, scores: Scores, vocabulary: Vocabulary) -> dict[str, float]:
-    """Pair accuracy among pairs whose segments are alike in length, and in layout (see `losses.alike`).
+def content_metrics(seen: Seen, scores: Scores, seed: int) -> dict[str, float]:
+    """What the discriminator owes to content and what to style, among the step's own responses.
 
-    `length_matched_ROLE` and `style_matched_ROLE` are the shares of such pairs; the accuracies are left out where
-    there is none.
+    `caption` and `answer`: shares of all responses that are right. `right_over_wrong_ROLE`, with `_within` and
+    `_same_style`, `pair_accuracy_ROLE_same_style` and `_same_length`: as in `heldout.check`, here while both learn.
     """
-    found: dict[str, float] = {}
-    if not seen.students:
-        return found
-    for index, role in enumerate(ROLES):
-        for name, measure in (("length_matched", _lengths), ("style_matched", _layouts)):
-            demonstrations = measure(seen.teachers, index, vocabulary)[scores.which_R]
-            alike = losses.alike(demonstrations, measure(seen.students, index, vocabulary))
-            found[f"{name}_{role}"] = float(alike.mean())
-            if alike.any():
-                found[f"pair_accuracy_{role}_{name}"] = losses.pair_accuracy(scores.margins_2R[index, alike]).value
+    responses = sum(len(group) for group in seen.groups)
+    judged = heldout.judge_responses(seen.rows, seen.teachers, seen.groups, seen.segments)
+    caption, answer = judged.right_2R.sum(1) / responses
+    found = {"caption": float(caption), "answer": float(answer)}
+    if seen.students:
+        measured = heldout.accuracies(scores, judged) | heldout.separations(scores, judged, seed)
+        wanted = ("right_over_wrong", "same_style", "same_length")
+        ends = ("_low", "_high", "_pairs")
+        found |= {
+            name: value
+            for name, value in measured.items()
+            if any(word in name for word in wanted) and not name.endswith(ends)
+        }
     return found
-
-
-def _ids(item: Segments, role: int) -> Sequence[int]:
-    return item.ids[item.perception :] if role else item.ids[: item.perception]
-
-
-def _lengths(items: Sequence[Segments], role: int, vocabulary: Vocabulary) -> np.ndarray:
-    return np.array([[len(_ids(item, role))] for item in items])
-
-
-def _layouts(items: Sequence[Segments], role: int, vocabulary: Vocabulary) -> np.ndarray:
-    return np.array([losses.style_counts(vocabulary.text(_ids(item, role))) for item in items])
 
 
 def advantage_metrics(shares: Sequence[Advantages]) -> dict[str, float]:
@@ -186,7 +167,8 @@ def utilisation(
 
     Args:
         work: floating-point operations per phase: 2 per active parameter and token in a forward pass, 6 with the
-            backward pass. Attention and the vision tower are left out, so the figures are lower bounds.
+            backward pass. Attention, the output layer and the
+            vision tower are left out, so the figures are lower bounds.
         seconds: as `Stopwatch.seconds`, named `seconds_PHASE`.
         peak_per_second: of all processes together.
     """

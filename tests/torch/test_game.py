@@ -19,7 +19,7 @@ from integrations.alignment.pool import read_pool
 from integrations.alignment.prompts import Encoder
 from integrations.alignment.rollout import Generation, Rollouts
 from integrations.alignment.segments import Splitter
-from integrations.alignment.session import Session
+from integrations.alignment.session import Session, freeze, reference_of
 from integrations.common.rows import Row
 from tests.torch.conftest import response
 from tests.torch.test_discriminator import build
@@ -71,17 +71,20 @@ SETTINGS = {
 }
 
 
-def new_game(policy: Any, encoder: Encoder, world: World, **change: Any) -> Game:
+def new_game(policy: Any, encoder: Encoder, world: World, job: Any = None, **change: Any) -> Game:
+    """A game of its own policy; `job` changes fields of the job, the rest settings."""
     folders = dict.fromkeys(Job.__annotations__, Path("."))
     settings = SimpleNamespace(**(SETTINGS | change))
     own = {"settings": settings, "data_dir": world[0], "steps": 10, "seed": 0, "threads": 1, "device": "cpu"}
-    job = Job(**(folders | own))
+    whole = Job(**(folders | own | (job or {})))
     splitter = Splitter(encoder.tokenizer)
     pool = read_pool(world[0] / "teacher.jsonl", 4, splitter)
-    discriminator = build(policy, encoder)
-    learner = copy.deepcopy(policy)
-    session = Session(job, learner, splitter, pool, encoder, Rollouts(learner, encoder), discriminator.banned_V)
-    return Game(session, discriminator, policy)
+    discriminator, learner = build(policy, encoder), copy.deepcopy(policy)
+    discriminator.reference = reference_of(learner, settings.precision)
+    for model in (learner, discriminator.backbone):
+        freeze(model, settings.precision)
+    session = Session(whole, learner, splitter, pool, encoder, Rollouts(learner, encoder), discriminator.banned_V)
+    return Game(session, discriminator, discriminator.reference)
 
 
 def written(encoder: Encoder, text: str) -> Generation:

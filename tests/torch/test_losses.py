@@ -115,15 +115,3 @@ def test_separation_within_prompts_ignores_differences_between_them() -> None:
     assert losses.separation(scores, right, groups) == 1.0
     assert losses.separation(scores, right) == 0.75
     assert losses.separation(scores, np.ones(4, bool)) is None
-
-
-def test_pairs_are_alike_up_to_a_tenth() -> None:
-    one, other = np.array([[100], [100], [10], [0]]), np.array([[90], [89], [11], [0]])
-    assert losses.alike(one, other).tolist() == [True, False, True, True]
-    both = np.array([[3, 10, 4]] * 2)
-    assert losses.alike(both, np.array([[3, 11, 4], [4, 10, 4]])).tolist() == [True, False]
-
-
-def test_layout_is_lines_words_and_marks() -> None:
-    assert losses.style_counts("- one two\n\n- three, 4.5\n") == (2, 6, 4)
-    assert losses.style_counts("") == (0, 0, 0)
