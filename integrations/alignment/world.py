@@ -10,6 +10,7 @@ Every process must make the same calls in the same order: who has less to do mak
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TypeVar
@@ -106,7 +107,8 @@ class Processes(World):
             return None
 
     def close(self) -> None:
-        dist.destroy_process_group()
+        if "vllm" not in sys.modules:  # which has groups of its own beside this one, and ends all of them itself
+            dist.destroy_process_group()
 
 
 def open_world(device: str) -> World:
