@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from integrations.alignment import published, storage
 from integrations.alignment.description import Description, differences, read_description
@@ -22,16 +22,18 @@ def build(session: Session) -> Discriminator:
     """The discriminator that the settings ask for, before its first step.
 
     Raises:
-        BadInput: the folder of `init_from` lacks a part, reads or scores otherwise than the settings say, or has
-            another vocabulary.
+        BadInput: the folder of `init_from` lacks a part, or reads or scores otherwise than the settings say; it, or
+            that of `upcycle_from`, has another vocabulary than the policy.
     """
     job, settings = session.job, session.job.settings
     description = describe(session)
     if job.init_from is not None:
         backbone, heads = _taken_over(job.init_from, description, session)
+    elif job.upcycle_from != job.policy:
+        _same_vocabulary("upcycle_from", job.upcycle_from, job.base_model)
+        backbone, heads = _grown(load_policy(job.upcycle_from, job.device), session)
     else:
-        dense = session.policy if job.upcycle_from == job.policy else load_policy(job.upcycle_from, job.device)
-        backbone, heads = _grown(dense, session)
+        backbone, heads = _grown(session.policy, session)
     reference = session.policy if settings.score == "likelihood_ratio" else None
     return Discriminator(backbone, description, session.banned_V, reference=reference, heads=heads)
 
@@ -86,7 +88,7 @@ def _taken_over(folder: Path, wanted: Description, session: Session) -> tuple[An
             f"`init_from`: the discriminator in {folder} has `{name}: {has}`, the stage asks for `{asked}`",
             "set " + ", ".join(f"`{name}: {has}`" for name, (has, _) in differing.items()),
         )
-    _same_vocabulary(folder, session.job.base_model)
+    _same_vocabulary("init_from", folder, session.job.base_model)
     device = session.job.device
     backbone = storage.load_backbone(folder, description.architecture, [published.HEAD] if foreign else [])
     if description.score != "head":
@@ -96,16 +98,17 @@ def _taken_over(folder: Path, wanted: Description, session: Session) -> tuple[An
     return backbone.to(device).eval(), heads.to(device)
 
 
-def _same_vocabulary(folder: Path, base_model: Path) -> None:
+def _same_vocabulary(field: str, folder: Path, base_model: Path) -> None:
     """Compared token by token: the same vocabulary may be written in other bytes.
 
     Raises:
-        BadInput: they differ.
+        BadInput: they differ, or leave room for different numbers of tokens.
     """
     one, other = (AutoTokenizer.from_pretrained(path).get_vocab() for path in (folder, base_model))
+    fix = "take a model of the same family"
     if one != other:
-        odd = sorted(one.items() ^ other.items())[0][0]
-        raise BadInput(
-            f"`init_from`: {folder} has another vocabulary than {base_model} (token {odd!r} and others)",
-            "take a discriminator of the same model family",
-        )
+        odd = min(one.items() ^ other.items())[0]
+        raise BadInput(f"`{field}`: {folder} has another vocabulary than {base_model} (token {odd!r})", fix)
+    sizes = [AutoConfig.from_pretrained(path).text_config.vocab_size for path in (folder, base_model)]
+    if sizes[0] != sizes[1]:
+        raise BadInput(f"`{field}`: {folder} has {sizes[0]} rows of embeddings, {base_model} {sizes[1]}", fix)
