@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,11 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from integrations.alignment import checkpoints, heldout
-from integrations.alignment.game import Game
+from integrations.alignment.description import Description
+from integrations.alignment.game import Game, check_discriminator
+from integrations.alignment.names import DESCRIPTION
 from integrations.alignment.prompts import Encoder
 from integrations.alignment.rollout import Generation
+from integrations.common.files import hash_file, hash_folder, write_json
 from integrations.common.rows import Row
-from integrations.errors import StageFailed
+from integrations.errors import BadInput, StageFailed
 from tests.torch.test_control import check
 from tests.torch.test_game import World, groups_of, new_game
 
@@ -222,3 +226,23 @@ def test_a_loss_that_is_not_a_number_ends_the_stage_before_anything_is_written(
         game.run()
     assert not (tmp_path / "result").exists()
     assert checkpoints.step_folders(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"tokenizer": "other"}, "another tokenizer"),
+        ({"reference": "other"}, "scores against another policy"),
+        ({"held_out": 2}, "holds 4 prompts out, the discriminator only 2"),
+    ],
+)
+def test_a_discriminator_made_for_something_else_is_refused(
+    change: dict[str, Any], says: str, start: Start, checkpoint: Path, tmp_path: Path
+) -> None:
+    made = {"tokenizer": hash_file(checkpoint / "tokenizer.json"), "reference": hash_folder(checkpoint), "held_out": 4}
+    job = dataclasses.replace(start([0.8, 0.8]).session.job, base_model=checkpoint, policy=checkpoint)
+    write_json(tmp_path / DESCRIPTION, dataclasses.asdict(Description(**made)))
+    check_discriminator(job, tmp_path)
+    write_json(tmp_path / DESCRIPTION, dataclasses.asdict(Description(**(made | change))))
+    with pytest.raises(BadInput, match=says):
+        check_discriminator(job, tmp_path)
