@@ -31,9 +31,9 @@ class Options:
     """Dimensions to measure at, where a measurement has several."""
 
 
-def take_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> Times:
-    """Run every side once unmeasured, then all sides in turns for `rounds` rounds."""
-    for run in sides.values():
+def take_turns(sides: Mapping[str, Callable[[], object]], rounds: int, warm: bool = False) -> Times:
+    """Run every side once unmeasured (unless `warm`: each has run before), then all in turns for `rounds` rounds."""
+    for run in () if warm else sides.values():
         run()
     times: Times = {name: [] for name in sides}
     for _ in range(rounds):
