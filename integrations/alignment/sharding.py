@@ -27,7 +27,8 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from integrations.alignment.world import World
 
 Result = TypeVar("Result")
-FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+FORMATS = {"fp32": None, "bf16": torch.bfloat16}
+"""What weights are turned into when they are put together; None: nothing."""
 
 
 def shard(model: Any, world: World, compute: str = "fp32") -> Any:
