@@ -21,7 +21,7 @@ Check = Mapping[str, float]
 DECAY = 0.8
 """Memory of the running pair accuracy: five steps or so."""
 SLOWER, FASTER = 0.8, 1.25
-SLOWEST, FASTEST = 1 / 32, 4.0
+SLOWEST, FASTEST = 1 / 32, 2.0
 CHANCE = 1.96
 """Standard errors by which a share must have fallen to count as fallen."""
 FALLING = ("answer", "caption", "valid")
@@ -98,8 +98,10 @@ def reason_to_stop(stop_when: str, first: Check, now: Check, prompts: int) -> st
 class Control:
     """What the game remembers of itself; a checkpoint keeps it whole."""
 
-    accuracy: float | None = None
-    """Running pair accuracy, mean of both roles."""
+    wins: float = 0.0
+    """Running number of pairs that the demonstration wins, both roles together."""
+    pairs: float = 0.0
+    """Running number of pairs with a winner: segments that say the same in the same words are no test of a judge."""
     scale: float = 1.0
     """Factor on the discriminator's learning rate."""
     first: dict[str, float] = field(default_factory=dict)
@@ -112,14 +114,17 @@ class Control:
     totals: dict[str, float] = field(default_factory=dict)
     """Sums over all steps (see `metrics.counts`)."""
 
-    def observe(self, metrics: Mapping[str, float], low: float, high: float) -> None:
-        """Take in one step's pair accuracies; a step without a pair changes nothing."""
-        values = [metrics[f"pair_accuracy_{role}"] for role in ROLES if f"pair_accuracy_{role}" in metrics]
-        if not values:
+    @property
+    def accuracy(self) -> float | None:
+        """Running share of the decided pairs that the demonstration wins; None before the first."""
+        return self.wins / self.pairs if self.pairs else None
+
+    def observe(self, wins: int, pairs: int, low: float, high: float) -> None:
+        """Take in one step's decided pairs (`losses.decided`); a step without any changes nothing."""
+        if not pairs:
             return
-        now = sum(values) / len(values)
-        self.accuracy = now if self.accuracy is None else DECAY * self.accuracy + (1 - DECAY) * now
-        self.scale = next_scale(self.scale, self.accuracy, low, high)
+        self.wins, self.pairs = DECAY * self.wins + wins, DECAY * self.pairs + pairs
+        self.scale = next_scale(self.scale, self.wins / self.pairs, low, high)
 
     def count(self, numbers: Mapping[str, float]) -> None:
         """Add to the totals."""

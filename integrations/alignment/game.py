@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 
 from integrations.alignment import advantages as adv
-from integrations.alignment import checkpoints, contest, heldout, lora, metrics, sharding, storage
+from integrations.alignment import checkpoints, contest, heldout, lora, losses, metrics, sharding, storage
 from integrations.alignment.control import Control, gates
 from integrations.alignment.description import read_description
 from integrations.alignment.discriminator import Discriminator
@@ -247,7 +247,10 @@ class Game:
         )
         most = metrics.peak(torch.cuda.get_device_name()) if job.device == "cuda" else None
         found |= metrics.utilisation(work, watch.seconds, most and most * world.size)
-        self.control.observe(found, job.settings.accuracy_low, job.settings.accuracy_high)
+        wins, pairs = losses.decided(whole.margins_2R)
+        self.control.observe(wins, pairs, job.settings.accuracy_low, job.settings.accuracy_high)
+        if self.control.accuracy is not None:
+            found["running_accuracy"] = self.control.accuracy
         self.control.count(metrics.counts(found, seen))
         self.step, self.generated_tokens = self.step + 1, self.generated_tokens + seen.tokens
         return found

@@ -132,6 +132,11 @@ def pair_accuracy(margins: np.ndarray) -> Share:
     return wilson(float((margins[~ties] > 0).sum() + 0.5 * ties.sum()), len(margins))
 
 
+def decided(margins: np.ndarray) -> tuple[int, int]:
+    """Pairs that the demonstration wins, and pairs with a winner at all."""
+    return int((margins > TIE).sum()), int((np.abs(margins) > TIE).sum())
+
+
 def separation(scores: np.ndarray, right: np.ndarray, groups: np.ndarray | None = None) -> float | None:
     """Area under the ROC curve: chance that a right response scores above a wrong one; ties count as a half.
 

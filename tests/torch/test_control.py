@@ -27,10 +27,6 @@ def settings(**change: Any) -> SimpleNamespace:
     return SimpleNamespace(**(given | change))
 
 
-def accuracies(value: float) -> dict[str, float]:
-    return {f"pair_accuracy_{role}": value for role in ROLES}
-
-
 def test_the_scale_leaves_the_band_and_returns() -> None:
     scale = 1.0
     for _ in range(40):
@@ -60,7 +56,7 @@ def test_the_band_holds_a_discriminator_that_learns_too_fast() -> None:
         for _ in range(400):
             skill += 0.2 * state.scale - 0.05 * skill
             seen.append(0.5 + 0.5 * skill / (1 + skill))
-            state.observe(accuracies(seen[-1]), 0.0, high)
+            state.observe(round(1000 * seen[-1]), 1000, 0.0, high)
         return sum(seen[200:]) / 200
 
     assert mean_accuracy(1.0) == pytest.approx(0.9, abs=0.01)
@@ -68,9 +64,18 @@ def test_the_band_holds_a_discriminator_that_learns_too_fast() -> None:
 
 
 def test_a_step_without_pairs_changes_nothing() -> None:
-    state = Control(accuracy=0.7, scale=0.5)
-    state.observe({"valid": 0.0}, 0.55, 0.95)
+    state = Control(wins=7.0, pairs=10.0, scale=0.5)
+    state.observe(0, 0, 0.55, 0.95)
     assert (state.accuracy, state.scale) == (0.7, 0.5)
+    assert Control().accuracy is None
+
+
+def test_steps_with_few_pairs_weigh_little() -> None:
+    state = Control()
+    for wins, pairs in ((70, 100), (0, 2)):
+        state.observe(wins, pairs, 0.55, 0.95)
+    assert state.accuracy == pytest.approx(56 / 82)
+    assert state.scale == 1.0
 
 
 def test_a_fall_is_more_than_chance() -> None:
@@ -127,7 +132,7 @@ def test_a_restored_control_goes_on_as_it_would_have() -> None:
         if index == 2:
             halves = Control(**halves.state())
         for state in (straight, halves):
-            state.observe(accuracies(accuracy), 0.55, 0.95)
+            state.observe(round(64 * accuracy), 64, 0.55, 0.95)
             state.count({"groups": 4.0})
             state.check(index, check(accuracy), settings(stop_when="either"), 64)
     assert halves == straight

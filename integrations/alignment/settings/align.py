@@ -122,8 +122,9 @@ class AlignSettings(ModeSettings):
     may then die in the game."""
 
     accuracy_low: Share = 0.55
-    """Lower end of the discriminator's band. While its running pair accuracy (mean of both roles) is below, its
-    learning rate grows by a quarter per step, up to fourfold: a judge at chance rewards noise. Paper 0: never."""
+    """Lower end of the discriminator's band. While its running pair accuracy (both roles, among pairs whose scores
+    differ) is below, its learning rate grows by a quarter per step, up to twofold: a judge at chance rewards noise.
+    Paper 0: never."""
 
     accuracy_high: Share = 0.95
     """Upper end of the band. Above it the rate falls by a fifth per step, down to a thirty-second, and inside the band
