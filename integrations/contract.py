@@ -79,6 +79,8 @@ class Launch:
     """Our top-level packages that the command may import; nothing else of ours is on its import path."""
     what: str = ""
     """For people: what this command does, e.g. `training`."""
+    passed_on: Sequence[str] = ()
+    """Names of the user's own environment variables that the command sees. Their values are written nowhere."""
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,7 @@ class RlvrAdapter:
                 argv=["python", "-m", *program, *config],
                 env=_environment(ctx),
                 what="reinforcement learning",
+                passed_on=_secrets(ctx.settings),
             ),
         ]
 
@@ -280,6 +281,12 @@ def _model_type(policy: Path) -> str:
     return str((read_json(policy / "config.json") or {}).get("model_type", ""))
 
 
+def _secrets(settings: RlvrSettings) -> tuple[str, ...]:
+    from integrations.common.judge import DEFAULT_KEY  # a client of HTTP that few stages need
+
+    return () if settings.judge is None else (settings.judge.key_variable or DEFAULT_KEY,)
+
+
 def _environment(ctx: StageContext) -> dict[str, str]:
     token = ctx.attempt_dir / "ray_token"
     token.touch(mode=0o600)
@@ -331,6 +338,11 @@ def _judge(steps: Mapping[int, Mapping[str, Any]], settings: RlvrSettings, on_cp
             "look for `Error in _run_prompt` in the engine's log",
         )
     notes = [f"{lost} of {asked} responses were lost to errors"] if lost else []
+    judged, agreed = (
+        sum(float(row.get(f"prism/{name}", 0)) for row in steps.values()) for name in ("judged", "agreed")
+    )
+    if judged:
+        notes.append(f"rules and judge agreed on {agreed / judged:.1%} of {judged:.0f} answers (`prism reward review`)")
     if undecided := sum(int(row.get("prism/reward_errors", 0)) for row in steps.values()):
         notes.append(f"{undecided} of {asked} answers got no verdict and no reward (`Reward undecided` in the log)")
     stale = max((row.get("training/off_policy/trajectory_staleness_worst/max", 0) for row in steps.values()), default=0)
@@ -366,6 +378,8 @@ def _tokens(row: Mapping[str, Any]) -> int:
 
 def _shown(row: Mapping[str, Any]) -> dict[str, float]:
     values = {ours: row[theirs] for theirs, ours in _SHOWN.items() if theirs in row}
+    if row.get("prism/judged"):
+        values["judge_agreement"] = row["prism/agreed"] / row["prism/judged"]
     return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
 
 

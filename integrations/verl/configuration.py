@@ -14,6 +14,10 @@ from integrations.verl.prompts import PROMPTS
 from integrations.verl.settings import RlvrSettings
 
 CHECKPOINTS_KEPT = 2
+JUDGE = "judge"
+"""In the stage's folder: what the judge said."""
+REVIEWS = "reviews.jsonl"
+"""In that folder: the answers on which rules and judge differ."""
 CPU_ROWS = 64
 """Most responses generated in one batch on a CPU; larger ones are slower for each response."""
 
@@ -59,7 +63,7 @@ def configuration(ctx: StageContext, total: int, longest: int) -> dict[str, Any]
             },
             "rollout": _rollout(ctx, settings, micro_batch),
         },
-        "reward": _reward(settings),
+        "reward": _reward(ctx, settings),
         "transfer_queue": {"backend": {"SimpleStorage": {"num_data_storage_units": 1}}},
         "trainer": {
             "device": "cpu" if on_cpu else "cuda",
@@ -103,7 +107,7 @@ def _filter(settings: RlvrSettings) -> dict[str, Any]:
     return {"enable": True, "metric": "accuracy", "max_inflight_gen_batches": settings.generation_batch}
 
 
-def _reward(settings: RlvrSettings) -> dict[str, Any]:
+def _reward(ctx: StageContext, settings: RlvrSettings) -> dict[str, Any]:
     reward: dict[str, Any] = {
         "num_workers": 1,
         "custom_reward_function": {
@@ -115,6 +119,14 @@ def _reward(settings: RlvrSettings) -> dict[str, Any]:
             },
         },
     }
+    if settings.judge is not None:
+        function = reward["custom_reward_function"]
+        function["path"] = "pkg://integrations.verl.reward.second_opinion"
+        function["reward_kwargs"]["judge"] = {
+            **settings.judge.model_dump(),
+            "folder": str(ctx.stage_dir / JUDGE),
+            "reviews": REVIEWS,
+        }
     if settings.overlong_share:
         length = max(1, round(settings.overlong_share * settings.max_response_length))
         reward["reward_manager"] = {"name": "dapo"}

@@ -39,7 +39,7 @@ def write_prompts(ctx: StageContext) -> int:
                 "prompt": messages(row),
                 "images": images,
                 "reward_model": {"style": "rule", "ground_truth": str(row["answer"])},
-                "extra_info": {"index": index, "id": str(row["id"])},
+                "extra_info": {"index": index, "id": str(row["id"]), "question": row["prompt"]},
             }
         )
         text = len(row["prompt"].encode()) + len((row.get("system") or "").encode())
@@ -52,7 +52,7 @@ def write_prompts(ctx: StageContext) -> int:
             ("prompt", pa.list_(turn)),
             ("images", pa.list_(image)),
             ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
-            ("extra_info", pa.struct([("index", pa.int64()), ("id", pa.string())])),
+            ("extra_info", pa.struct([("index", pa.int64()), ("id", pa.string()), ("question", pa.string())])),
         ]
     )
     pq.write_table(pa.Table.from_pylist(records, schema), ctx.attempt_dir / PROMPTS)

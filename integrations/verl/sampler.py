@@ -140,6 +140,8 @@ class Sampler(ReplayBuffer):
             "prism/accuracy": _mean([reward["accuracy"] for reward in rewards]),
             "prism/reward_errors": undecided,
             "prism/format": _mean([reward["format"] for reward in rewards]),
+            "prism/judged": sum(reward.get("judged", 0.0) for reward in rewards),
+            "prism/agreed": sum(reward.get("agreed", 0.0) for reward in rewards),
             "prism/overlong": _mean([float(reward.get("overlong", 0.0)) for reward in rewards]),
             "prism/silent_groups": sum(len(set(scores)) == 1 for scores in groups.values()) / len(groups),
         }

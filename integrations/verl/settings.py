@@ -38,6 +38,20 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 paper's table has 0.01 for all three, and a comparison should not differ in it."""
 
 
+class JudgeSettings(Settings):
+    """A judge for rewards: a language model behind an OpenAI-compatible address. `prism judge check` tries one."""
+
+    url: str = Field(min_length=1)
+    """Its server, with or without `/v1`."""
+    model: str | None = None
+    """The model's name there; null: the only one that the server lists."""
+    key_variable: str | None = None
+    """Environment variable that holds the key; null: OPENAI_API_KEY, where it is safe to send. The key is written
+    nowhere."""
+    concurrency: int = Field(default=8, ge=1)
+    """Questions under way at the same time."""
+
+
 class RlvrSettings(Settings):
     """One RLVR stage. A step is one batch of prompts sampled, scored and learnt from."""
 
@@ -121,6 +135,10 @@ class RlvrSettings(Settings):
     format_weight: float = Field(default=0.2, ge=0, le=1)
     """Share of the reward for the form `<caption>..</caption><think>..</think><answer>..</answer>`. An answer counts
     as right only inside the form."""
+
+    judge: JudgeSettings | None = None
+    """A second opinion on every answer: right is what the judge calls right. Null: rules alone, as in the paper. Its
+    agreement with the rules is among the metrics, and `prism reward review` lists where they differ."""
 
     micro_batch_size: int = Field(default=8, ge=1)
     """Responses in one forward and backward pass on one device. Memory, not results, depends on it. On a CPU with a

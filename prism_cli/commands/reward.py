@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from integrations.verl.review import Review
     from integrations.verl.reward.check import Report
 
 app = typer.Typer()
@@ -47,6 +48,56 @@ def check(
         print(json.dumps(report.told(), indent=2, ensure_ascii=False))
     else:
         _print(report)
+
+
+@app.command()
+def review(
+    run: Annotated[str | None, typer.Option(help="The run's name. [default: the latest]")] = None,
+    runs_dir: Annotated[Path, typer.Option(envvar="PRISM_RUNS", help="Folder that holds the runs.")] = Path("runs"),
+    stage: Annotated[str | None, typer.Option(help="One stage, e.g. `prism/rlvr`. [default: all]")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """List answers on which the reward's rules and its judge differ, for a person to decide.
+
+    Only stages whose recipe names a judge (`rlvr.judge`) have any. Write those where the rules are wrong into a file
+    for `prism reward check`, and tell us.
+    """
+    from integrations.errors import BadInput
+    from integrations.verl.review import stages_with_judge
+    from prism_cli.evaluation.models import latest_run
+    from prism_cli.runs.overview import find_run
+
+    store = find_run(runs_dir, run) if run else latest_run(runs_dir)
+    if store is None:
+        raise BadInput(f"there is no run in {runs_dir}", "train one (prism train), or name its folder with --runs-dir")
+    found = stages_with_judge(store.root)
+    if stage is not None:
+        found = [one for one in found if one.stage == stage]
+    if not found:
+        raise BadInput(
+            f"no {'stage' if stage is None else f'`{stage}`'} of run `{store.name}` was rewarded by a judge",
+            "name one in the recipe's `rlvr.judge`, and train",
+        )
+    if json_:
+        told = [{"stage": one.stage, "judged": one.judged, "agreed": one.agreed, "differ": one.differ} for one in found]
+        print(json.dumps({"run": store.name, "stages": told}, indent=2, ensure_ascii=False))
+        return
+    for one in found:
+        _print_review(one)
+
+
+def _print_review(one: Review) -> None:
+    from prism_cli.ui.tables import print_table
+
+    share = f"{one.agreed / one.judged:.1%} of {one.judged} answers" if one.judged else "no answer yet"
+    rows = [
+        [_shown(item["reference"]), _shown(item["answer"]), f"{item['rules']} ({item['rule']})", item["judge"]]
+        for item in one.differ[:SHOWN]
+    ]
+    more = f", the first {SHOWN} of {len(one.differ)}" if len(one.differ) > SHOWN else ""
+    print_table(
+        ["reference", "answer", "rules", "judge"], rows, title=f"{one.stage}: rules and judge agree on {share}{more}"
+    )
 
 
 def _progress(total: int) -> Any:

@@ -150,7 +150,8 @@ def engine_environment(
 
     The import path is `import_root` and nothing of the user's; a PYTHONPATH in the launch's own variables follows it.
     """
-    env = {key: value for key, value in os.environ.items() if key in _GIVEN or key.startswith(_GIVEN_PREFIXES)}
+    given = {*_GIVEN, *launch.passed_on}
+    env = {key: value for key, value in os.environ.items() if key in given or key.startswith(_GIVEN_PREFIXES)}
     own_bin = str(Path(sys.executable).parent)
     path = [entry for entry in os.environ.get("PATH", os.defpath).split(os.pathsep) if entry and entry != own_bin]
     env |= {

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 from engine_stage import World, launch_code, run_inside, run_stage, stage_context
+from stub_judge import StubJudge
 from test_verl import LEARNING
 
 from integrations.common.rows import read_rows
 from integrations.contract import Machine, StageContext
 from integrations.errors import StageFailed
 from integrations.verl.adapter import RlvrAdapter, read_metrics
+from integrations.verl.review import stages_with_judge
 from integrations.verl.settings import ALGORITHMS, RlvrSettings
 from prism_cli.engines.environments import Environment
 from prism_cli.recipes.load import builtin_names, load
@@ -141,10 +143,16 @@ def test_gspo_clips_whole_responses(
     verl_env: Environment,
     tmp_path: Path,
 ) -> None:
-    """After a first update the others are off-policy: ratios of whole responses leave clips of a few ten-thousandths,
-    ratios of tokens stay within 0.2 on either side."""
-    settings = learning("gspo", updates_per_step=2, data=["teacher"])
-    steps = read_metrics(run(tmp_path / "stage", small_world, half_trained, settings, verl_env).stage_dir)
+    """After a first update the others are off-policy, and ratios of whole responses leave clips of a few
+    ten-thousandths. A judge rewards this stage, which costs no further run."""
+    with StubJudge() as stub:
+        settings = learning("gspo", updates_per_step=2, data=["teacher"], judge={"url": stub.url})
+        ctx = run(tmp_path / "prism" / "rlvr", small_world, half_trained, settings, verl_env)
+    steps = read_metrics(ctx.stage_dir)
     assert max(row["actor/pg_clipfrac"] for row in steps.values()) > 0.05, [
         row["actor/pg_clipfrac"] for row in steps.values()
     ]
+    (review,) = stages_with_judge(tmp_path)
+    assert review.judged > 0, "answers within the form are judged"
+    assert review.agreed + len(review.differ) <= review.judged
+    assert len(stub.asked) <= review.judged + 1

@@ -193,7 +193,7 @@ def test_prompts_hold_what_verl_reads(stage: StageContext) -> None:
     ]
     assert first["images"] == [{"bytes": b"picture", "min_pixels": 1024, "max_pixels": 9216}]
     assert first["reward_model"] == {"style": "rule", "ground_truth": "3"}
-    assert first["extra_info"] == {"index": 0, "id": "r0"}
+    assert first["extra_info"] == {"index": 0, "id": "r0", "question": "How many?"}
     assert first["data_source"] == "public"
     assert second["prompt"] == [{"role": "user", "content": "How many?"}]
     assert second["images"] == []
