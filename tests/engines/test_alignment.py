@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import random
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from integrations.alignment.settings import AlignSettings, DiscriminatorSettings
 from integrations.common.checkpoint import publish, read_tensors
 from integrations.common.files import hash_folder, read_json
 from integrations.contract import Progress, StageAdapter, StageContext, StageResult
+from prism_cli import __main__ as program
 from prism_cli.engines.environments import Environment
 
 pytestmark = pytest.mark.engine
@@ -118,6 +120,42 @@ def test_the_discriminators_folder_is_complete(warmed_up: Finished, small_world:
     for path in small_world.model.iterdir():
         if path.suffix != ".safetensors" and path.name not in ("config.json", "generation_config.json"):
             assert (folder / path.name).read_bytes() == path.read_bytes()
+
+
+def test_what_it_reads_and_rewards_is_shown(
+    warmed_up: Finished, small_world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`prism align` on a pool of the run: the same rows, split the same with a run's tokenizer or a model's, scored."""
+    run = tmp_path / "runs" / "a run"
+    records = {"shared/sft": {"kind": "sft"}, "prism/d": {"kind": "discriminator"}}
+    records["prism/d"]["parents"] = {"policy": {"stage": "shared/sft"}}  # type: ignore[assignment]
+    for stage, folder in (("shared/sft", warmed_up.ctx.policy), ("prism/d", warmed_up.ctx.model_dir)):
+        shutil.copytree(folder, run / stage / "model")
+        (run / stage / "DONE").write_text(json.dumps(records[stage]))
+    (run / "manifest.json").write_text(json.dumps({"stages": records}))
+    rows = [json.loads(line) for line in (small_world.data / "sft.jsonl").read_text().splitlines()[:5]]
+    rows[1]["images"], rows[1]["prompt"], rows[4]["response"] = rows[0]["images"], rows[0]["prompt"], "no form"
+    shutil.copytree(small_world.data / "images", tmp_path / "images")
+    file = tmp_path / "items.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def ask(*words: str) -> dict[str, Any]:
+        assert program.main(["align", words[0], str(file), *words[1:], "--json"]) == 0
+        answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return answer
+
+    scored = ask("score", "--runs-dir", str(tmp_path / "runs"))
+    split = ask("segment", "--model", str(small_world.model))
+    assert [item["valid"] for item in scored["items"]] == [True, True, True, True, False]
+    assert scored["items"][4]["problem"] == "has not the three blocks"
+    for one, other in zip(scored["items"], split["items"], strict=True):
+        values = one.pop("scores", {})
+        assert one == other
+        assert all(math.isfinite(value) for value in values.values())
+        assert list(values) == (["perception", "reasoning"] if one["valid"] else [])
+    shutil.copy(run / "shared/sft/model/config.json", run / "shared/sft/model/more.json")
+    assert program.main(["align", "score", str(file), "--runs-dir", str(tmp_path / "runs"), "--json"]) == 2
+    assert "scores against a policy that is not" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_alignment_moves_the_policy_and_keeps_the_base_models_format(aligned: Finished, small_world: World) -> None:
