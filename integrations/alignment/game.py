@@ -28,6 +28,7 @@ from integrations.alignment.control import Control, gates
 from integrations.alignment.description import read_description
 from integrations.alignment.discriminator import Discriminator
 from integrations.alignment.job import Job
+from integrations.alignment.model import dtype_to_load
 from integrations.alignment.players import Player
 from integrations.alignment.policy_step import PolicyStep
 from integrations.alignment.prompts import Prompt
@@ -52,7 +53,10 @@ def run(job: Job, world: World) -> None:
     reference = None
     if read_description(job.discriminator).score == "likelihood_ratio" or job.settings.kl > 0:
         reference = reference_of(session.policy, job.settings.precision)
-    discriminator = storage.load(job.discriminator, session.banned_V, reference=reference, device=job.device)
+    dtype = dtype_to_load(job.discriminator, job.settings.precision.compute)
+    discriminator = storage.load(
+        job.discriminator, session.banned_V, reference=reference, device=job.device, dtype=dtype
+    )
     freeze(discriminator.backbone, job.settings.precision)
     discriminator.save_memory(job.settings.precision)
     game = Game(session, discriminator, reference)

@@ -12,6 +12,7 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
 from integrations.alignment import attention
 from integrations.alignment.segments import END_OF_TURN
+from integrations.common.checkpoint import read_tensors
 
 
 class LinearPatchEmbed(nn.Module):
@@ -42,6 +43,19 @@ def load_policy(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.fl
     """A dense Qwen3-VL, in evaluation mode (it has no dropout, so training mode is the same)."""
     model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
     return prepare(model).to(device).eval()
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """bf16 where that is what all of a model folder's weights are kept in, else fp32."""
+    return torch.bfloat16 if {tensor.dtype for tensor in read_tensors(folder).values()} == {"BF16"} else torch.float32
+
+
+def dtype_to_load(folder: Path, compute: str) -> torch.dtype:
+    """What to load a model that is to be trained in: nothing wider than it needs, and nothing that would lose a bit.
+
+    A model in fp32 becomes bf16 later, for its masters begin from what it is in fp32 (`formats.narrow`).
+    """
+    return stored_dtype(folder) if compute == "bf16" else torch.float32
 
 
 def load_processor(folder: Path, **changes: int) -> Any:

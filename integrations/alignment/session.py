@@ -19,7 +19,7 @@ from integrations.alignment.description import read_description
 from integrations.alignment.engines import Sampler, open_sampler
 from integrations.alignment.formats import narrow
 from integrations.alignment.job import Job
-from integrations.alignment.model import banned_tokens, load_policy, load_processor
+from integrations.alignment.model import banned_tokens, dtype_to_load, load_policy, load_processor
 from integrations.alignment.pool import TeacherPool, read_pool
 from integrations.alignment.prompts import Encoder
 from integrations.alignment.screening import Limits, screen
@@ -48,7 +48,7 @@ def open_session(job: Job, world: World) -> Session:
         BadInput: the pool, an image or a checkpoint cannot be used.
     """
     processor = load_processor(job.base_model)
-    policy = load_policy(job.policy, job.device)
+    policy = load_policy(job.policy, job.device, dtype_to_load(job.policy, job.settings.precision.compute))
     freeze(policy, job.settings.precision)
     if job.settings.precision.gradient_checkpointing:
         checkpoint_layers(policy)

@@ -31,33 +31,42 @@ AGAIN = "run its stage again"
 
 
 def save(
-    discriminator: Discriminator, folder: Path, weights: Iterable[tuple[str, torch.Tensor]] | None = None
+    discriminator: Discriminator,
+    folder: Path,
+    weights: Iterable[tuple[str, torch.Tensor]] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write backbone, description and heads into a folder; the processor's files are the adapter's to add.
 
     Args:
         weights: the parameters as `Player.weights` gives them; None writes them as they are.
+        dtype: what the backbone's are rounded to; None keeps theirs. Heads are fp32.
     """
     named = discriminator.named_parameters() if weights is None else weights
     found = {name: value.detach().cpu().contiguous() for name, value in named}
     heads = {name.removeprefix("heads."): found.pop(name) for name in list(found) if name.startswith("heads.")}
+    if dtype is not None:
+        found = {name: value.to(dtype) for name, value in found.items()}
     discriminator.backbone.save_pretrained(folder, state_dict=found)
     if heads:
         save_file(heads, folder / HEADS)
     write_json(folder / DESCRIPTION, asdict(discriminator.description))
 
 
-def load(folder: Path, banned_V: torch.Tensor, *, reference: Any, device: str) -> Discriminator:
+def load(
+    folder: Path, banned_V: torch.Tensor, *, reference: Any, device: str, dtype: torch.dtype = torch.float32
+) -> Discriminator:
     """A discriminator from its folder.
 
     Args:
+        dtype: the backbone's; heads are fp32.
         reference: the dense policy; its folder's hash must have been compared with the description's.
 
     Raises:
         BadInput: a part is missing: description, a tensor of the backbone, or a head.
     """
     description = read_description(folder)
-    backbone = load_backbone(folder, description.architecture).to(device).eval()
+    backbone = load_backbone(folder, description.architecture, dtype=dtype).to(device).eval()
     heads = None
     if description.score == "head":
         heads = load_heads(folder, description, backbone.config.text_config.hidden_size).to(device)
@@ -81,8 +90,10 @@ def load_heads(folder: Path, description: Description, width: int) -> nn.ModuleD
     return heads
 
 
-def load_backbone(folder: Path, architecture: str, ignored: Collection[str] = ()) -> Any:
-    """The model in fp32, whatever its folder keeps.
+def load_backbone(
+    folder: Path, architecture: str, ignored: Collection[str] = (), dtype: torch.dtype = torch.float32
+) -> Any:
+    """The model in `dtype`, whatever its folder keeps.
 
     Args:
         ignored: tensors of the folder that are not the model's.
@@ -100,7 +111,7 @@ def load_backbone(folder: Path, architecture: str, ignored: Collection[str] = ()
     options: dict[str, Any] = {} if architecture == "dense" else {"experts_implementation": "eager"}
     try:
         backbone, report = model.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True, **options
+            folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **options
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise BadInput(f"{folder} does not load: {str(error).splitlines()[0]}", AGAIN) from error

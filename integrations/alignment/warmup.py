@@ -15,6 +15,7 @@ from integrations.alignment.creation import build
 from integrations.alignment.discriminator import Discriminator
 from integrations.alignment.formats import narrow
 from integrations.alignment.job import Job
+from integrations.alignment.model import stored_dtype
 from integrations.alignment.players import Player
 from integrations.alignment.results import write_result
 from integrations.alignment.seeds import derive
@@ -78,7 +79,7 @@ class Warmup:
                 checkpoints.save(job.checkpoint_dir, self.step, self.state(), world=world)
         facts = {"stopped_early": self.step < job.steps}
         weights = sharding.collect(self.player.weights(), world)
-        save = partial(storage.save, self.discriminator, weights=weights.items())
+        save = partial(storage.save, self.discriminator, weights=weights.items(), dtype=stored_dtype(job.policy))
         write_result(job, self.step, self.generated_tokens, self.session.pool, self.last_check, facts, save, world)
 
     def _one_step(self) -> dict[str, float]:

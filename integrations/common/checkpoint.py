@@ -160,7 +160,7 @@ def check_frozen(result: Path, source: Path, part: str) -> None:
     """Refuse a result whose frozen tensors hold other numbers than the model they came from.
 
     Args:
-        result: folder with the trained weights; they may be of a wider dtype.
+        result: folder with the trained weights; they may be of another dtype, to which numbers are rounded.
         source: the model folder that they were taken from.
         part: what the names of frozen tensors hold (`visual.`); what stands before it may differ.
 
@@ -355,16 +355,18 @@ def _same_bytes(left: Tensor, right: Tensor | None) -> bool:
     return bool(np.array_equal(left.read(), right.read()))
 
 
-def _same_numbers(narrow: Tensor, wide: Tensor) -> bool:
-    """Whether both hold the same numbers bit for bit, the second one as it is or widened to F32."""
+def _same_numbers(before: Tensor, after: Tensor) -> bool:
+    """Whether both hold the same numbers bit for bit: as they are, widened from BF16 to F32, or rounded to BF16."""
     import numpy as np
 
-    if narrow.shape != wide.shape:
+    if before.shape != after.shape:
         return False
-    if (narrow.dtype, wide.dtype) == ("BF16", "F32"):
-        bits: np.ndarray[Any, Any] = wide.read().view(np.uint32)
-        return not (bits & 0xFFFF).any() and bool(np.array_equal(bits >> 16, narrow.read().view(np.uint16)))
-    return _same_bytes(narrow, wide)
+    if (before.dtype, after.dtype) == ("BF16", "F32"):
+        bits: np.ndarray[Any, Any] = after.read().view(np.uint32)
+        return not (bits & 0xFFFF).any() and bool(np.array_equal(bits >> 16, before.read().view(np.uint16)))
+    if (before.dtype, after.dtype) == ("F32", "BF16"):
+        return bool(np.array_equal(_rounded(before.read(), "F32", "BF16"), after.read()))
+    return _same_bytes(before, after)
 
 
 def _finite(data: np.ndarray[Any, Any], dtype: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,14 +13,15 @@ import pytest
 import torch
 
 from integrations.alignment import advantages as adv
-from integrations.alignment import checkpoints, contest
+from integrations.alignment import checkpoints, contest, storage
 from integrations.alignment.game import Game
-from integrations.alignment.model import load_policy
+from integrations.alignment.model import dtype_to_load, load_policy, stored_dtype
 from integrations.alignment.names import POLICY_WEIGHTS
 from integrations.alignment.policy import response_log_probs
 from integrations.alignment.prompts import Encoder
 from integrations.alignment.rollout import Generation
 from integrations.alignment.segments import Splitter
+from integrations.common.checkpoint import check_frozen
 from integrations.common.rows import Row
 from tests.torch.conftest import response
 from tests.torch.test_game import SETTINGS, groups_of, new_game
@@ -163,6 +165,29 @@ def test_without_the_freeze_the_vision_tower_learns(policy: Any, encoder: Encode
     play(game, encoder, world, 2)
     moved = [name for name, value in game.learner.weights() if not torch.equal(value, before[name])]
     assert any("visual" in name for name in moved)
+
+
+def test_a_bf16_model_stays_one_on_disk_and_has_masters_between(
+    policy: Any, encoder: Encoder, world: World, tmp_path: Path
+) -> None:
+    narrow, saved = tmp_path / "narrow", tmp_path / "discriminator"
+    copy.deepcopy(policy).to(torch.bfloat16).save_pretrained(narrow)
+    assert dtype_to_load(narrow, "fp32") == torch.float32
+    dtype = dtype_to_load(narrow, "bf16")
+    assert dtype == stored_dtype(narrow) == torch.bfloat16
+    game = new(load_policy(narrow, dtype=dtype), encoder, world, compute="bf16", freeze_vision=True)
+    play(game, encoder, world, 2)
+    for player in (game.learner, game.judge):
+        assert not player.frozen
+        weights = dict(player.weights())
+        assert {value.dtype for value in weights.values()} == {torch.float32}
+        assert any(not torch.equal(value, value.to(torch.bfloat16).float()) for value in weights.values())
+    storage.save(game.discriminator, saved, game.judge.weights(), dtype=torch.bfloat16)
+    assert stored_dtype(saved) == torch.bfloat16
+    check_frozen(saved, narrow, "visual.")
+    loaded = storage.load_backbone(saved, "moe", dtype=torch.bfloat16)
+    wanted = {name: value.to(torch.bfloat16) for name, value in game.judge.weights()}
+    assert all(torch.equal(value, wanted[name]) for name, value in loaded.named_parameters())
 
 
 def test_bf16_computes_nearly_what_fp32_does_and_scores_in_fp32(policy: Any, encoder: Encoder, world: World) -> None:

@@ -79,6 +79,9 @@ def test_frozen_weights_are_compared_number_by_number(tmp_path: Path) -> None:
     source = write(tmp_path / "source", "BF16", {"visual.blocks.0.weight": exact, TEXT: text})
     same = write(tmp_path / "same", "F32", {TOWER: exact, TEXT: text + 1})
     check_frozen(same, source, "visual.")
+    check_frozen(
+        write(tmp_path / "narrow", "BF16", {TOWER: exact}), write(tmp_path / "wide", "F32", {TOWER: exact}), "visual."
+    )
     for name, other in (("moved", np.nextafter(exact.astype(np.float32), np.float32(9))), ("cut", exact[:2])):
         with pytest.raises(StageFailed, match=f"`{TOWER}` was to stay frozen"):
             check_frozen(write(tmp_path / name, "F32", {TOWER: other, TEXT: text}), source, "visual.")
