@@ -26,11 +26,13 @@ from integrations.contract import Launch, Progress, StageContext, StageResult
 from integrations.errors import BadInput, StageFailed
 from integrations.verl.configuration import CHECKPOINTS_KEPT, configuration, fork_socket, ray_folder, to_yaml
 from integrations.verl.health import Health
-from integrations.verl.prompts import PROMPTS, rows_of, write_prompts
+from integrations.verl.prompts import PROMPTS, rows_of, unreadable_references, write_prompts
 from integrations.verl.settings import RlvrSettings
 
 METRICS = "metrics.jsonl"
 TRACKER = "latest_checkpointed_iteration.txt"
+MOST_UNREADABLE = 0.02
+"""Largest share of reference answers that the reward may fail to read; the same as of answers without a verdict."""
 SAME_POLICY = 1e-4
 """On a CPU rollout and training compute in fp32: with one update per step a larger mean difference of log-probabilities
 means other weights."""
@@ -126,6 +128,13 @@ class RlvrAdapter:
             for image in row["images"]:
                 if not (ctx.data_dir / image).is_file():
                     raise BadInput(f"{where}: no image {ctx.data_dir / image}", "write the pool's images beside it")
+        unreadable = unreadable_references(ctx)
+        if len(unreadable) > MOST_UNREADABLE * prompts:
+            raise BadInput(
+                f"the reward does not find {len(unreadable)} of {prompts} reference answers equal to themselves, e.g. "
+                + "; ".join(f"row `{name}`: {reference[:60]!r}" for name, reference in unreadable[:3]),
+                "correct these answers, or leave these rows out",
+            )
         if prompts < settings.prompts_per_step:
             raise BadInput(
                 f"the pools {settings.data} hold {prompts} prompts, fewer than prompts_per_step "
@@ -195,6 +204,9 @@ class RlvrAdapter:
         given, kept = _prompts_given_and_kept(ctx)
         if kept < given:
             notes.append(f"{given - kept} of {given} prompts are longer than max_prompt_length and were left out")
+        if unreadable := unreadable_references(ctx):
+            named = ", ".join(name for name, _ in unreadable[:3])
+            notes.append(f"{len(unreadable)} reference answers can never be met, e.g. of {named}")
         last = [steps[step] for step in sorted(steps)[-10:]]
         return StageResult(
             step=total,

@@ -8,6 +8,7 @@ from typing import Any
 
 from integrations.common.rows import Row, messages, read_rows
 from integrations.contract import StageContext
+from integrations.verl.reward import decide
 from integrations.verl.settings import RlvrSettings
 
 PROMPTS = "prompts.parquet"
@@ -18,6 +19,13 @@ def rows_of(ctx: StageContext) -> Iterator[tuple[str, Row]]:
     for pool in settings.data:
         for row in read_rows(ctx.data_dir / f"{pool}.jsonl"):
             yield pool, row
+
+
+def unreadable_references(ctx: StageContext) -> list[tuple[str, str]]:
+    """Id and answer of rows whose reference the reward does not find equal to itself: no response could earn it."""
+    answers = [(str(row["id"]), str(row["answer"])) for _, row in rows_of(ctx)]
+    readable = {answer: decide(answer, answer).correct for answer in {answer for _, answer in answers}}
+    return [(name, answer) for name, answer in answers if not readable[answer]]
 
 
 def write_prompts(ctx: StageContext) -> int:

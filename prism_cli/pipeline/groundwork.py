@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from integrations.common.files import hash_file, hash_json, write_json
+from integrations.common.parquet_rows import convert
 from integrations.contract import Follower, Launch, Progress, StageContext, StageResult
 from integrations.errors import BadInput, StageFailed
 
@@ -61,7 +62,7 @@ class World(Groundwork):
 
     def finish(self, ctx: StageContext) -> StageResult:
         if ctx.settings.kind == "files":
-            _link(Path(ctx.settings.path).expanduser(), ctx.data_dir, "world.path")
+            _gather(Path(ctx.settings.path).expanduser(), ctx.data_dir, ctx.settings.pools)
         pools = {p.stem: _count_lines(p) for p in sorted(ctx.data_dir.glob("*.jsonl"))}
         if not pools:
             raise StageFailed(f"no data pool was written to {ctx.data_dir}", f"read the log in {ctx.attempt_dir}")
@@ -86,6 +87,27 @@ class FirstPolicy(Groundwork):
         if not (ctx.model_dir / "config.json").is_file():
             raise StageFailed(f"{ctx.model_dir} holds no model (no config.json)", f"read the log in {ctx.attempt_dir}")
         return StageResult(step=1)
+
+
+def _gather(source: Path, target: Path, pools: Sequence[str]) -> None:
+    """The folder of a user's pools as it is, or its parquet files converted beside links to the rest."""
+    published = [pool for pool in pools if not (source / f"{pool}.jsonl").exists()]
+    published = [pool for pool in published if (source / f"{pool}.parquet").is_file()]
+    if not published:
+        _link(source, target, "world.path")
+        return
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "images").mkdir(parents=True)
+    for path in sorted(source.rglob("*")):  # rows of both kinds of pools name images below the same folder
+        if path.is_file() and path.suffix != ".parquet":
+            link = partial / path.relative_to(source)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+    for pool in published:
+        convert(source / f"{pool}.parquet", partial, pool)
+    target.unlink(missing_ok=True) if target.is_symlink() else shutil.rmtree(target, ignore_errors=True)
+    partial.replace(target)
 
 
 def _link(source: Path, target: Path, field: str) -> None:

@@ -35,8 +35,8 @@ class FilesWorld(Settings):
     kind: Literal["files"] = "files"
     """Names the world's type."""
     path: str = Field(min_length=1)
-    """Folder with one `<pool>.jsonl` per pool, beside the images that their rows name. A relative path starts at the
-    recipe file's folder."""
+    """Folder with one `<pool>.jsonl` per pool, beside the images that their rows name, or one `<pool>.parquet` in the
+    published form, with chat prompts and the images inside. A relative path starts at the recipe file's folder."""
     pools: list[str] = Field(min_length=1)
     """Names of the pools in that folder which stages and evaluation may use."""
 

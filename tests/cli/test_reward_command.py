@@ -89,3 +89,34 @@ def test_a_file_that_is_not_what_it_must_be(tmp_path: Path, text: str, problem: 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     shown = prism("check", tmp_path / "none.jsonl")
     assert (shown.returncode, "cannot be read" in shown.stderr) == (2, True)
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """A folder of runs, in one of which a judge differed from the rules about an answer with an escape sequence."""
+    stage = tmp_path / "runs" / "mine" / "prism" / "rlvr"
+    (stage / "judge").mkdir(parents=True)
+    (stage / "attempt-1").mkdir()
+    (tmp_path / "runs" / "mine" / "recipe.yaml").write_text("name: mine\n")
+    (tmp_path / "runs" / "mine" / "manifest.json").write_text("{}")
+    differ = {"question": "?", "reference": "50%", "answer": "0.5 \x1b[31m", "rules": "correct", "rule": "number"}
+    (stage / "judge" / "reviews.jsonl").write_text(2 * f"\n{json.dumps({**differ, 'judge': 'wrong'})}\n")
+    line = {"step": 1, "data": {"prism/judged": 4.0, "prism/agreed": 3.0}}
+    (stage / "attempt-1" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    return tmp_path / "runs"
+
+
+def test_differences_with_the_judge_are_listed(judged: Path) -> None:
+    shown = prism("review", "--run", "mine", "--runs-dir", judged)
+    assert shown.returncode == 0, shown.stderr
+    assert "rules and judge agree on 75.0% of 4 answers" in " ".join(shown.stdout.split())
+    assert "\x1b" not in shown.stdout
+    told = json.loads(prism("review", "--run", "mine", "--runs-dir", judged, "--json").stdout)
+    (stage,) = told["stages"]
+    assert (stage["stage"], stage["judged"], stage["agreed"], len(stage["differ"])) == ("prism/rlvr", 4, 3, 1)
+
+
+def test_a_run_without_a_judge_has_nothing_to_review(judged: Path) -> None:
+    shown = prism("review", "--run", "mine", "--stage", "baseline/rlvr", "--runs-dir", judged)
+    assert shown.returncode == 2
+    assert "was rewarded by a judge" in " ".join(shown.stderr.split())

@@ -162,6 +162,14 @@ def test_rows_that_cannot_be_used_are_refused(stage: StageContext, rows: list[di
         RlvrAdapter().check_inputs(stage)
 
 
+def test_references_that_no_answer_can_meet_are_named(stage: StageContext) -> None:
+    give(stage, [row(number) for number in range(4)] + [row(4, answer="???")])
+    with pytest.raises(BadInput, match=r"does not find 1 of 5 reference answers equal to themselves, e\.g\. row `r4`"):
+        RlvrAdapter().check_inputs(stage)
+    give(stage, [row(number) for number in range(60)] + [row(60, answer="???")])
+    RlvrAdapter().check_inputs(stage)
+
+
 def test_a_missing_pool_is_refused(stage: StageContext) -> None:
     settings = SETTINGS.model_copy(update={"data": ["nothing"]})
     with pytest.raises(BadInput, match=r"nothing\.jsonl"):

@@ -1,0 +1,151 @@
+"""Pools in the published form: parquet with chat prompts and the images inside, as rows and files of images.
+
+    counts = convert(Path("rl_training_data_filtered_2k.parquet"), Path("pools"), "rlvr")
+
+Columns read, as the paper's data sets have them: `prompt` (chat turns, one `<image>` in the text per image), `images`
+(bytes, or a path beside the file), `reward_model.ground_truth` or `answer`, and where there are any `teacher_caption`
+with `teacher_cot`, or `teacher_response`, which become the demonstration. A file is read in parts, never held whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from integrations.common.response import parse
+from integrations.common.rows import Row
+from integrations.errors import BadInput
+
+BATCH = 64
+"""Rows held at once; their images are most of the memory."""
+PLACEHOLDER = "<image>"
+_KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
+SHOWN = 5
+
+
+def convert(source: Path, folder: Path, pool: str) -> dict[str, int]:
+    """Write `<pool>.jsonl` and its images into a folder; whole or not at all.
+
+    Returns:
+        `rows`, and `demonstrations` among them.
+
+    Raises:
+        BadInput: the file is no parquet, lacks a column, or has rows that cannot be used; the first few are named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{pool}.jsonl.partial"
+    problems: list[str] = []
+    rows = demonstrations = 0
+    with partial.open("w", encoding="utf-8") as stream:
+        for number, record in enumerate(_records(source)):
+            row, images, problem = _row(record, number, source, pool)
+            if problem:
+                problems.append(f"row {number}: {problem}")
+                continue
+            for name, data in images.items():
+                _write_image(folder / name, data)
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            rows, demonstrations = rows + 1, demonstrations + (row["response"] is not None)
+    if problems:
+        partial.unlink()
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise BadInput(f"{source}: {'; '.join(problems[:SHOWN])}{more}", "correct these rows or take them out")
+    partial.replace(folder / f"{pool}.jsonl")
+    return {"rows": rows, "demonstrations": demonstrations}
+
+
+def _records(source: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(source)
+    except (OSError, pa.ArrowException) as error:
+        raise BadInput(f"cannot read {source}: {str(error).splitlines()[0]}", "fetch the file again") from error
+    names = set(table.schema_arrow.names)
+    if "prompt" not in names or not names & {"reward_model", "answer"}:
+        have = ", ".join(sorted(names)) or "none"
+        raise BadInput(
+            f"{source} lacks `prompt`, or `reward_model` and `answer` both (its columns: {have})",
+            "give a parquet file with chat prompts and reference answers",
+        )
+    wanted = names & {
+        *("id", "prompt", "images", "reward_model", "answer", "data_source"),
+        *("teacher_caption", "teacher_cot", "teacher_response"),
+    }
+    for batch in table.iter_batches(BATCH, columns=sorted(wanted)):
+        yield from batch.to_pylist()
+
+
+def _row(record: Mapping[str, Any], number: int, source: Path, pool: str) -> tuple[Row, dict[str, bytes], str]:
+    """The record as a row, its images by the names the row has for them, and what is wrong with it."""
+    system, prompt, problem = _turns(record.get("prompt"))
+    images, unread = _images(record.get("images") or [], source)
+    answer = (record.get("reward_model") or {}).get("ground_truth") or record.get("answer")
+    if not problem and unread:
+        problem = unread
+    if not problem and prompt.count(PLACEHOLDER) not in (0, len(images)):
+        problem = f"{prompt.count(PLACEHOLDER)} times `{PLACEHOLDER}` for {len(images)} images"
+    if not problem and not str(answer or "").strip():
+        problem = "no reference answer"
+    response = _demonstration(record)
+    if not problem and response is not None and parse(response) is None:
+        problem = "the demonstration has not the blocks caption, think and answer"
+    row = {
+        "id": str(record.get("id") or f"{pool}-{number:06d}"),
+        "images": [*images],
+        "system": system,
+        "prompt": prompt.replace(PLACEHOLDER, "").strip(),
+        "response": response,
+        "answer": str(answer or "").strip(),
+        "source": str(record.get("data_source") or pool),
+    }
+    return row, images, problem
+
+
+def _turns(turns: Any) -> tuple[str | None, str, str]:
+    """System text, user text and what is wrong."""
+    if isinstance(turns, str):
+        turns = [{"role": "user", "content": turns}]
+    if not isinstance(turns, Sequence) or not all(isinstance(turn, Mapping) for turn in turns):
+        return None, "", "`prompt` is no list of chat turns"
+    texts = {str(turn.get("role")): turn.get("content") for turn in turns}
+    if len(texts) != len(turns) or not {*texts} <= {"system", "user"} or not isinstance(texts.get("user"), str):
+        return None, "", f"`prompt` has the turns {[str(turn.get('role')) for turn in turns]}, not one user turn"
+    system = texts.get("system")
+    return (str(system) if system else None), str(texts["user"]), ""
+
+
+def _images(images: Sequence[Any], source: Path) -> tuple[dict[str, bytes], str]:
+    found: dict[str, bytes] = {}
+    for place, image in enumerate(images):
+        data = image.get("bytes") if isinstance(image, Mapping) else image
+        path = image.get("path") if isinstance(image, Mapping) else image
+        if not isinstance(data, bytes) and isinstance(path, str) and (source.parent / path).is_file():
+            data = (source.parent / path).read_bytes()
+        kind = next((kind for mark, kind in _KINDS.items() if isinstance(data, bytes) and data.startswith(mark)), None)
+        if kind is None:
+            return {}, f"image {place} is neither a picture's bytes nor a file beside the parquet file"
+        assert isinstance(data, bytes)
+        found[f"images/{hashlib.sha256(data).hexdigest()[:16]}.{kind}"] = data
+    if len(found) != len(images):
+        return {}, "the same image twice"
+    return found, ""
+
+
+def _demonstration(record: Mapping[str, Any]) -> str | None:
+    caption, reasoning = record.get("teacher_caption"), record.get("teacher_cot")
+    if caption and reasoning:
+        return f"{str(caption).strip()}\n{str(reasoning).strip()}"
+    return str(record["teacher_response"]).strip() if record.get("teacher_response") else None
+
+
+def _write_image(path: Path, data: bytes) -> None:
+    if not path.is_file() or path.stat().st_size != len(data):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_bytes(data)
+        partial.replace(path)
