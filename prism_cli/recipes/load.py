@@ -23,7 +23,11 @@ from prism_cli.recipes.schema import FORMAT, Recipe
 
 BUILTIN = Path(__file__).with_name("builtin")
 DEFAULT = "digits"
-_PATHS = (("world", "path"), ("model", "path"), ("stages", "*", "upcycle_from"), ("stages", "*", "deepspeed"))
+_PATHS = (
+    ("world", "path"),
+    ("model", "path"),
+    *(("stages", "*", name) for name in ("upcycle_from", "init_from", "pairs", "deepspeed")),
+)
 """Fields that hold a path; `policy` in `upcycle_from` is a word, not a path."""
 
 

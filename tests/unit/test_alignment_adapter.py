@@ -186,6 +186,17 @@ def test_gpus_are_used_where_there_are_any(tmp_path: Path) -> None:
     assert json.loads(Path(launch.argv[-1]).read_text())["device"] == "cuda"
 
 
+def test_a_discriminator_to_start_from_is_given_to_the_engine(tmp_path: Path) -> None:
+    start = model_folder(tmp_path / "earlier", 3.0, "qwen3_vl_moe")
+    ctx = context(tmp_path, DiscriminatorSettings(init_from=str(start), upcycle_from=str(tmp_path / "unused")))
+    DiscriminatorAdapter().check_inputs(ctx)
+    (launch,) = DiscriminatorAdapter().render(ctx)
+    assert json.loads(Path(launch.argv[-1]).read_text())["init_from"] == str(start.resolve())
+    (start / "model.safetensors").unlink()
+    with pytest.raises(BadInput, match="no model weights"):
+        DiscriminatorAdapter().check_inputs(ctx)
+
+
 def test_missing_inputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"the teacher pool .*others\.jsonl does not exist"):
         DiscriminatorAdapter().check_inputs(context(tmp_path, DiscriminatorSettings(teacher="others")))

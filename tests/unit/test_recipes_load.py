@@ -123,6 +123,8 @@ def test_relative_folders_start_at_the_recipe(tmp_path: Path) -> None:
     assert recipe.model.path == str(tmp_path / "m")
     assert recipe.stages["discriminator"].upcycle_from == str(tmp_path / "models/Qwen3-VL-2B-Instruct")
     assert load("there/mine.yaml", None, ["world.path=x"]).recipe.world.path == str(tmp_path / "x")
+    write("there/again.yaml", "extends: mine.yaml\nname: again\nstages: {discriminator: {init_from: ../d}}\n")
+    assert load("there/again.yaml").recipe.stages["discriminator"].init_from == str(tmp_path / "d")
 
 
 def test_a_file_needs_no_ending_when_no_builtin_has_its_name() -> None:
