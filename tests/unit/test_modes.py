@@ -36,6 +36,12 @@ def test_the_papers_defaults_fill_what_is_not_given(kind: type[ModeSettings]) ->
         assert getattr(back, name) == default[name]
 
 
+@pytest.mark.parametrize("kind", MODED)
+def test_what_the_paper_does_is_said_where_it_differs(kind: type[ModeSettings]) -> None:
+    silent = [name for name in kind.PAPER if "paper" not in (kind.model_fields[name].description or "").lower()]
+    assert not silent
+
+
 def test_an_arm_in_paper_mode_keeps_what_the_recipe_gives() -> None:
     made = recipe({"credit": "per_role", "learning_rate": 2e-5}, {"align.mode": "paper", "align.min_spread": 0.1})
     own = made.stage_of("other", "align")
