@@ -30,6 +30,10 @@ class Machine:
     """CPU threads of the stage's main process (fixed, so that results on CPU repeat bit for bit)."""
     gpus: int = 0
     """GPUs on this node; 0 means CPU."""
+    ray_address: str | None = None
+    """A Ray cluster that is running already, for stages that use Ray; None: they start one of their own here."""
+    nodes: int = 1
+    """Nodes of that cluster to use, each with as many GPUs as this one."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-import secrets
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -24,12 +23,19 @@ from integrations.common.files import read_json, write_text
 from integrations.common.jsonl import JsonlTail
 from integrations.contract import Launch, Progress, StageContext, StageResult
 from integrations.errors import BadInput, StageFailed
-from integrations.verl.configuration import CHECKPOINTS_KEPT, configuration, fork_socket, ray_folder, to_yaml
+from integrations.verl.configuration import (
+    CHECKPOINTS_KEPT,
+    METRICS,
+    configuration,
+    environment,
+    fork_socket,
+    ray_folder,
+    to_yaml,
+)
 from integrations.verl.health import Health
 from integrations.verl.prompts import PROMPTS, rows_of, unreadable_references, write_prompts
 from integrations.verl.settings import RlvrSettings
 
-METRICS = "metrics.jsonl"
 TRACKER = "latest_checkpointed_iteration.txt"
 MOST_UNREADABLE = 0.02
 """Largest share of reference answers that the reward may fail to read; the same as of answers without a verdict."""
@@ -141,10 +147,11 @@ class RlvrAdapter:
                 f"({settings.prompts_per_step})",
                 "add prompts or lower prompts_per_step",
             )
-        if ctx.machine.gpus and settings.prompts_per_step * settings.group_size % ctx.machine.gpus:
+        processes = max(1, ctx.machine.gpus) * ctx.machine.nodes
+        if settings.prompts_per_step * settings.group_size % processes:
             raise BadInput(
                 f"{settings.prompts_per_step} prompts of {settings.group_size} responses cannot be shared evenly by "
-                f"{ctx.machine.gpus} GPUs",
+                f"{processes} GPUs",
                 "change prompts_per_step",
             )
 
@@ -158,7 +165,7 @@ class RlvrAdapter:
         if reached == total:
             return []
         program = ["verl.trainer.main_ppo"]
-        if ctx.machine.gpus == 0:
+        if ctx.machine.gpus == 0 and ctx.machine.ray_address is None:
             program = ["integrations.verl.cpu.launch", str(fork_socket(ctx)), _model_type(ctx.policy)]
         config = ["--config-dir", str(ctx.attempt_dir), "--config-name", "rlvr"]
         check = ["python", "-m", "integrations.verl.check_configuration", *config]
@@ -167,9 +174,9 @@ class RlvrAdapter:
             Launch(
                 engine=self.engine,
                 argv=["python", "-m", *program, *config],
-                env=_environment(ctx),
+                env=environment(ctx),
                 what="reinforcement learning",
-                passed_on=_secrets(ctx.settings),
+                passed_on=_passed_on(ctx),
             ),
         ]
 
@@ -293,37 +300,13 @@ def _model_type(policy: Path) -> str:
     return str((read_json(policy / "config.json") or {}).get("model_type", ""))
 
 
-def _secrets(settings: RlvrSettings) -> tuple[str, ...]:
+def _passed_on(ctx: StageContext) -> list[str]:
+    """Names of the secrets that the stage needs: the judge's key, and what a running cluster asks for."""
     from integrations.common.judge import DEFAULT_KEY  # a client of HTTP that few stages need
 
-    return () if settings.judge is None else (settings.judge.key_variable or DEFAULT_KEY,)
-
-
-def _environment(ctx: StageContext) -> dict[str, str]:
-    token = ctx.attempt_dir / "ray_token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32), encoding="utf-8")
-    env = {
-        "VERL_FILE_LOGGER_PATH": str(ctx.attempt_dir / METRICS),
-        "HF_DATASETS_CACHE": str(ctx.attempt_dir / "datasets"),
-        "OMP_NUM_THREADS": str(ctx.machine.threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_COLOR_PREFIX": "0",
-        "RAY_raylet_start_wait_time_s": "120",
-    }
-    if ctx.machine.gpus == 0:
-        env |= {
-            "VERL_USE_EXTERNAL_MODULES": "integrations.verl.cpu.platform",
-            "VERL_PLATFORM": "cpu",
-            "TQ_NUM_THREADS": str(ctx.machine.threads),
-            # Idle workers that Ray starts in advance, one per logical processor, only compete for the real ones.
-            "RAY_enable_worker_prestart": "0",
-            "RAY_prestart_worker_first_driver": "0",
-        }
-    return env
+    judge = ctx.settings.judge
+    key = [] if judge is None else [judge.key_variable or DEFAULT_KEY]
+    return key + ([] if ctx.machine.ray_address is None else ["RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
 
 
 def _remove_scratch(ctx: StageContext) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shlex
 import tempfile
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from integrations.verl.prompts import PROMPTS
 from integrations.verl.settings import RlvrSettings
 
 CHECKPOINTS_KEPT = 2
+METRICS = "metrics.jsonl"
 JUDGE = "judge"
 """In the stage's folder: what the judge said."""
 REVIEWS = "reviews.jsonl"
@@ -68,7 +70,7 @@ def configuration(ctx: StageContext, total: int, longest: int) -> dict[str, Any]
         "trainer": {
             "device": "cpu" if on_cpu else "cuda",
             "n_gpus_per_node": max(1, ctx.machine.gpus),
-            "nnodes": 1,
+            "nnodes": ctx.machine.nodes,
             "logger": ["console", "file"],
             "project_name": "prism",
             "experiment_name": ctx.name,
@@ -203,7 +205,7 @@ def _rollout(ctx: StageContext, settings: RlvrSettings, micro_batch: int) -> dic
         "tensor_model_parallel_size": 1,
         "gpu_memory_utilization": settings.gpu_memory_share,
         "log_prob_micro_batch_size_per_gpu": micro_batch,
-        "agent": {"num_workers": max(1, ctx.machine.gpus)},
+        "agent": {"num_workers": max(1, ctx.machine.gpus * ctx.machine.nodes)},
     }
     if ctx.machine.gpus == 0:
         responses = settings.prompts_per_step * settings.group_size
@@ -218,7 +220,12 @@ def _rollout(ctx: StageContext, settings: RlvrSettings, micro_batch: int) -> dic
 
 
 def _ray(ctx: StageContext, on_cpu: bool) -> dict[str, Any]:
-    """A cluster of its own for this attempt. Its processors are logical: they let verl's actors start, no more."""
+    """A cluster of its own for this attempt, whose processors are logical: they let verl's actors start, no more. Or
+    a running one, whose workers know nothing of this process's environment and are told."""
+    if ctx.machine.ray_address is not None:
+        told = {name: value for name, value in environment(ctx).items() if not name.startswith("RAY_")}
+        told["PYTHONPATH"] = str(ctx.attempt_dir / "import")
+        return {"address": ctx.machine.ray_address, "runtime_env": {"env_vars": told}}
     ray: dict[str, Any] = {"address": "local", "include_dashboard": False, "_temp_dir": str(ray_folder(ctx))}
     if on_cpu:
         worker = shlex.join(
@@ -231,6 +238,35 @@ def _ray(ctx: StageContext, on_cpu: bool) -> dict[str, Any]:
             "runtime_env": {"py_executable": worker},
         }
     return ray
+
+
+def environment(ctx: StageContext) -> dict[str, str]:
+    """The variables of verl's processes."""
+    env = {
+        "VERL_FILE_LOGGER_PATH": str(ctx.attempt_dir / METRICS),
+        "HF_DATASETS_CACHE": str(ctx.attempt_dir / "datasets"),
+        "OMP_NUM_THREADS": str(ctx.machine.threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_COLOR_PREFIX": "0",
+        "RAY_raylet_start_wait_time_s": "120",
+    }
+    if ctx.machine.ray_address is None:
+        token = ctx.attempt_dir / "ray_token"
+        if not token.exists():
+            token.touch(mode=0o600)
+            token.write_text(secrets.token_hex(32), encoding="utf-8")
+        env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    if ctx.machine.gpus == 0:
+        env |= {
+            "VERL_USE_EXTERNAL_MODULES": "integrations.verl.cpu.platform",
+            "VERL_PLATFORM": "cpu",
+            "TQ_NUM_THREADS": str(ctx.machine.threads),
+            # Idle workers that Ray starts in advance, one per logical processor, only compete for the real ones.
+            "RAY_enable_worker_prestart": "0",
+            "RAY_prestart_worker_first_driver": "0",
+        }
+    return env
 
 
 def fork_socket(ctx: StageContext) -> Path:

@@ -65,6 +65,10 @@ def train(
     runs_dir: Annotated[
         Path, typer.Option(envvar="PRISM_RUNS", help="Folder that holds the runs.", rich_help_panel=WHERE)
     ] = Path("runs"),
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="A running Ray cluster for RLVR (machine.ray_address).", rich_help_panel=WHERE),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write and print what would run; train nothing.", rich_help_panel=OUTPUT)
     ] = False,
@@ -85,7 +89,8 @@ def train(
     from prism_cli.runs.store import RunStore
     from prism_cli.ui.view import choose_view
 
-    resolved = load(recipe, profile, set_ or [], algorithm)
+    changes = [*(set_ or []), *([f"machine.ray_address={ray_address}"] if ray_address else [])]
+    resolved = load(recipe, profile, changes, algorithm)
     plan, before = select(make_plan(resolved.recipe), stage, arm, parent)
     name = run or "-".join([resolved.recipe.name, *(part for part in (algorithm, profile) if part), f"s{seed}"])
     view = choose_view(json_)
@@ -96,7 +101,7 @@ def train(
         )
     _require_finished(RunStore(runs_dir / name), before)
     store = RunStore.create(runs_dir, name)
-    options = {"source": resolved.source, "profile": profile, "algorithm": algorithm, "set": set_ or []}
+    options = {"source": resolved.source, "profile": profile, "algorithm": algorithm, "set": changes}
     try:
         with store.locked():
             _begin(store, resolved, view)
@@ -162,7 +167,12 @@ def _machine(resolved: Resolved) -> Machine:
 
     machine = resolved.recipe.machine
     cores = len(os.sched_getaffinity(0))
-    return Machine(threads=machine.threads or max(1, cores // machine.jobs), gpus=len(gpu_names()))
+    return Machine(
+        threads=machine.threads or max(1, cores // machine.jobs),
+        gpus=len(gpu_names()),
+        ray_address=machine.ray_address,
+        nodes=machine.nodes,
+    )
 
 
 def _print_plan(store: RunStore, steps: list[dict[str, Any]], seed: int, as_json: bool) -> None:

@@ -130,6 +130,18 @@ class MachineUse(Settings):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads per stage; null: the cores divided by `jobs`. Results on CPU repeat bit for bit only with the same
     figure."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster for RLVR, e.g. `10.0.0.1:6379`; `--ray-address` sets it. Every node needs verl's
+    environment (`prism env build verl`) at the same path and sees the run's folder; start Ray with that environment's
+    `ray`. Null: RLVR starts Ray on this machine alone."""
+    nodes: int = Field(default=1, ge=1)
+    """Nodes of that cluster that RLVR uses, each with as many GPUs as this machine."""
+
+    @model_validator(mode="after")
+    def _several_nodes_are_a_cluster(self) -> Self:
+        if self.nodes > 1 and self.ray_address is None:
+            raise ValueError(f"nodes is {self.nodes}: give the `ray_address` of the cluster that they form")
+        return self
 
 
 Stage = Annotated[SftSettings | DiscriminatorSettings | AlignSettings | RlvrSettings, Field(discriminator="kind")]
