@@ -26,6 +26,7 @@ pytestmark = pytest.mark.engine
 MACHINES = {
     "one GPU": Machine(threads=4, gpus=1),
     "eight GPUs": Machine(threads=4, gpus=8),
+    "two nodes": Machine(threads=4, gpus=8, ray_address="10.0.0.1:6379", nodes=2),
     "no GPU": Machine(threads=1),
 }
 
