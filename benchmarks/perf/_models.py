@@ -80,19 +80,21 @@ class Size:
     shape: Shape
     measured: tuple[tuple[int, int], ...] = ((64, 16), (256, 4), (1024, 4))
     """Prompt lengths and group sizes whose ratios are measured too, in one round each."""
+    fits: bool = True
+    """The graph of a whole step fits in memory."""
 
 
 QWEN_2B = Width(2048, 6144, 28, 16, 8, 128, 1024, 4096, 24, 16, 151_936)
 QWEN_4B = Width(2560, 9728, 36, 32, 8, 128, 1024, 4096, 24, 16, 151_936)
-SMALL = Width(256, 768, 4, 4, 2, 64, 128, 512, 3, 4, 4_096)
+SMALL = Width(256, 768, 3, 4, 2, 64, 128, 512, 2, 4, 4_096)
 TINY = Width(64, 128, 2, 2, 1, 32, 32, 64, 1, 2, 512)
 LONG = Shape(prompt=1000, image=800, caption=400, reasoning=1100, group=16)
 
 SIZES = {
     "tiny": Size(TINY, TINY, Shape(prompt=48, image=32, caption=8, reasoning=16, group=5), measured=((64, 4),)),
     "small": Size(SMALL, SMALL, Shape(prompt=256, image=192, caption=100, reasoning=300, group=16)),
-    "2b": Size(QWEN_2B, QWEN_2B, LONG),
-    "4b": Size(QWEN_4B, QWEN_2B, LONG),
+    "2b": Size(QWEN_2B, QWEN_2B, LONG, fits=False),
+    "4b": Size(QWEN_4B, QWEN_2B, LONG, fits=False),
 }
 """`small` is for a CPU, where arithmetic dominates its time; `2b` and `4b` have Qwen3-VL's dimensions (the 4B policy
 meets a discriminator of four 2B experts, as in the paper) and need a GPU; `tiny` is for tests."""
@@ -123,6 +125,8 @@ def backbone(width: Width, device: str, dtype: torch.dtype) -> Any:
     torch.manual_seed(1)
     dense = Qwen3VLForConditionalGeneration._from_config(width.config(), dtype=dtype, attn_implementation="sdpa")
     grown = upcycle(dense, experts=EXPERTS, top_k=TOP_K, noise=0.05, router_std=0.5, seed=1)
+    if device == "cuda":
+        grown.set_experts_implementation("grouped_mm")
     return _linear(grown).to(device, dtype).eval()
 
 

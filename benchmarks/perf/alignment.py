@@ -8,9 +8,10 @@ gradients of both sides are compared.
     prism bench alignment                 on a CPU, one thread
     prism bench alignment --size 2b       a 2B policy and discriminator with random weights, bfloat16, on a GPU
 
-`discriminator` is scoring and the discriminator's step, `fused` from one pass or `micro` in parts; `policy` is the
-policy's step, with the pass for old log-probabilities where the scheme has one; `step` is both. `memory` compares the
-most that `micro` and the reference hold beyond weights and optimizer. Ratios are the reference's figure over ours.
+`discriminator` is scoring and the discriminator's step, `fused` from one pass or `micro` in parts (the large sizes
+have only that); `policy` is the policy's step, with the pass for old log-probabilities where the scheme has one;
+`step` is both. `memory` compares the most that `micro` and the reference hold beyond weights and optimizer. Ratios are
+the reference's figure over ours.
 """
 
 from __future__ import annotations
@@ -61,12 +62,19 @@ class Bench:
     policy: Any
     players: dict[str, Player]
     """`discriminator` and `policy`."""
+    fits: bool
+    """`Size.fits`."""
 
     @property
     def models(self) -> list[Any]:
         """Everything that runs."""
         ours = [item.backbone for item in self.discriminators.values()]
         return [self.judge.backbone, *ours, self.plain_policy, self.policy]
+
+    @property
+    def ours(self) -> tuple[str, str]:
+        """This engine's sides that the ratios are of: one pass where a step's graph fits in memory."""
+        return (JUDGE_FUSED, POLICY_FUSED) if self.fits else (JUDGE_MICRO, POLICY_MICRO)
 
 
 def build(size: Size, device: str, dtype: torch.dtype) -> Bench:
@@ -86,7 +94,7 @@ def build(size: Size, device: str, dtype: torch.dtype) -> Bench:
         "discriminator": Player("discriminator", trained, **options),
         "policy": Player("policy", policy.named_parameters(), **options),
     }
-    return Bench(_reference.Judge(plain, heads), discriminators, plain_policy, policy, players)
+    return Bench(_reference.Judge(plain, heads), discriminators, plain_policy, policy, players, size.fits)
 
 
 def learn(bench: Bench, side: str, step: Step, branches: int = 0) -> contest.Scores:
@@ -133,7 +141,7 @@ def sides(bench: Bench, step: Step) -> dict[str, Callable[[], object]]:
     }
     for side in bench.discriminators:
         found[side] = lambda side=side: learn(bench, side, step)  # type: ignore[misc]
-    return {name: _awaited(found[name]) for name in sorted(found)}
+    return {name: _awaited(found[name]) for name in sorted(found) if bench.fits or "fused" not in name}
 
 
 def _awaited(run: Callable[[], object]) -> Callable[[], object]:
@@ -158,11 +166,12 @@ def measure(options: Options) -> dict[str, Any]:
     alone = {name: run for name, run in sides(bench, few).items() if name in (JUDGE, POLICY)}
     peaks = {name: _peak(bench, run, device) for name, run in (runs | alone).items()}
     times = take_turns(runs, options.rounds or ROUNDS, warm=True)
-    pairs = {"discriminator": (JUDGE, JUDGE_FUSED), "policy": (POLICY, POLICY_FUSED)}
+    judge, policy = bench.ours
+    pairs = {"discriminator": (JUDGE, judge), "policy": (POLICY, policy)}
     worst = f"{max(differences.values()):.1e}"
     found = result(times, pairs, largest_difference=worst, **vars(size.shape), **machine())
     found["differences"] = differences
-    found["ratios"]["step"] = _step_ratio(times, JUDGE_FUSED, POLICY_FUSED)
+    found["ratios"]["step"] = _step_ratio(times, judge, policy)
     found["ratios"]["memory"] = peaks[JUDGE] / peaks[JUDGE_MICRO]
     found["micro"] = {
         "discriminator": _ratio(times, JUDGE, JUDGE_MICRO),
@@ -248,12 +257,12 @@ def shape_of(size: Size, prompt: int, group: int) -> Shape:
 
 def _measured(size: Size, shape: Shape, bench: Bench) -> dict[str, float]:
     runs = sides(bench, _models.step(size, shape))
-    chosen = {name: runs[name] for name in (JUDGE, JUDGE_FUSED, POLICY, POLICY_FUSED)}
-    times = take_turns(chosen, 1, warm=True)
+    judge, policy = bench.ours
+    times = take_turns({name: runs[name] for name in (JUDGE, judge, POLICY, policy)}, 1, warm=True)
     return {
-        "discriminator": _ratio(times, JUDGE, JUDGE_FUSED),
-        "policy": _ratio(times, POLICY, POLICY_FUSED),
-        "step": _step_ratio(times, JUDGE_FUSED, POLICY_FUSED),
+        "discriminator": _ratio(times, JUDGE, judge),
+        "policy": _ratio(times, POLICY, policy),
+        "step": _step_ratio(times, judge, policy),
     }
 
 

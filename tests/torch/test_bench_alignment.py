@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,13 @@ def test_large_sizes_have_the_published_dimensions(name: str, text: float, visio
     counted = sum(value.numel() for value in model.model.visual.parameters())
     assert counted == pytest.approx(vision, rel=0.02)
     assert sum(value.numel() for value in model.model.language_model.parameters()) == pytest.approx(text, rel=0.01)
+
+
+def test_sizes_whose_graph_does_not_fit_are_measured_in_parts():
+    bench = alignment.build(replace(SIZE, fits=False), "cpu", torch.float32)
+    names = {*alignment.sides(bench, _models.step(SIZE))}
+    assert names == {alignment.JUDGE, alignment.JUDGE_MICRO, alignment.POLICY, alignment.POLICY_MICRO}
+    assert {*bench.ours} < names
 
 
 def test_result_has_the_ratios_and_tables(tmp_path: Path):
