@@ -169,25 +169,26 @@ def token_weights(
     return np.where(in_perception, 2 * alpha * perception, 2 * (1 - alpha) * reasoning) + form
 
 
+Margins = tuple[float | None, float | None]
+
+
 class RunningMargin:
-    """Exponential mean of the margin between demonstrations and responses, one per role."""
+    """Exponential mean of the margin between demonstrations and responses, one per role; None before the first."""
 
     DECAY = 0.9
 
-    def __init__(self, value: tuple[float, float] | None = None) -> None:
+    def __init__(self, value: Margins = (None, None)) -> None:
         self.value = value
 
-    def update(self, margins: tuple[float, float]) -> None:
-        """Take in one step's mean margins."""
-        if self.value is None:
-            self.value = margins
-        else:
-            perception, reasoning = (
-                self.DECAY * old + (1 - self.DECAY) * new for old, new in zip(self.value, margins, strict=True)
-            )
-            self.value = perception, reasoning
+    def update(self, margins: Margins) -> None:
+        """Take in one step's mean margins; None leaves that role's as it is."""
+        perception, reasoning = (
+            old if new is None else new if old is None else self.DECAY * old + (1 - self.DECAY) * new
+            for old, new in zip(self.value, margins, strict=True)
+        )
+        self.value = perception, reasoning
 
     def floors(self, share: float) -> tuple[float, float]:
         """Smallest spread per role that counts as a signal: a share of the margin, 0 where the margin is negative."""
-        perception, reasoning = self.value or (0.0, 0.0)
-        return share * max(perception, 0.0), share * max(reasoning, 0.0)
+        perception, reasoning = (share * max(value or 0.0, 0.0) for value in self.value)
+        return perception, reasoning

@@ -219,9 +219,8 @@ class Game:
         valid_GN = np.array(valid, bool).reshape(-1, settings.group_size)
         scores_2GN: np.ndarray = np.zeros((2, *valid_GN.shape))
         scores_2GN[:, valid_GN] = scores.student_2R
-        if len(whole.which_R):
-            perception, reasoning = whole.margins_2R.mean(1)
-            self.margin.update((float(perception), float(reasoning)))
+        perception, reasoning = (losses.decided_margin(margins) for margins in whole.margins_2R)
+        self.margin.update((perception, reasoning))
         floors = self.margin.floors(settings.min_spread)
         return adv.advantages(scores_2GN, valid_GN, self.rule, floors=floors, gated=closed)
 

@@ -137,6 +137,11 @@ def decided(margins: np.ndarray) -> tuple[int, int]:
     return int((margins > TIE).sum()), int((np.abs(margins) > TIE).sum())
 
 
+def decided_margin(margins: np.ndarray) -> float | None:
+    """Mean margin of the pairs with a winner; None where there is none."""
+    return float(margins[np.abs(margins) > TIE].mean()) if decided(margins)[1] else None
+
+
 def separation(scores: np.ndarray, right: np.ndarray, groups: np.ndarray | None = None) -> float | None:
     """Area under the ROC curve: chance that a right response scores above a wrong one; ties count as a half.
 

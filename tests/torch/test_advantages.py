@@ -98,6 +98,12 @@ def test_the_running_margin_sets_the_floor() -> None:
     assert margin.floors(0.1) == (0.2, 0.0)
     margin.update((0.0, 9.0))
     assert margin.value == pytest.approx((1.8, 0.0))
+    margin.update((None, 10.0))
+    assert margin.value == pytest.approx((1.8, 1.0))
+    first = RunningMargin()
+    first.update((None, 3.0))
+    assert first.value == (None, 3.0)
+    assert first.floors(0.1) == pytest.approx((0.0, 0.3))
 
 
 PAPER = Rule(format_penalty=1.5, invalid="lowest", score_clip=10.0)

@@ -99,6 +99,8 @@ def test_ties_count_a_half() -> None:
     assert losses.pair_accuracy(np.array([0.0, 1e-7, -1e-7, 5.0])).value == pytest.approx(0.625)
     assert losses.pair_accuracy(np.zeros(100)).value == 0.5
     assert losses.decided(np.array([[0.0, 1e-7], [5.0, -5.0]])) == (1, 2)
+    assert losses.decided_margin(np.array([0.0, 1e-7, 5.0, -4.0])) == 0.5
+    assert losses.decided_margin(np.zeros(3)) is None
     assert losses.separation(np.zeros(4), np.array([True, True, False, False])) == 0.5
 
 

@@ -103,7 +103,7 @@ class AlignSettings(ModeSettings):
 
     min_spread: Share = 0.05
     """A role's scores within a group give no advantage where their standard deviation is below this share of the
-    running mean margin between demonstrations and responses: dividing by it would turn noise into a full step.
+    running mean margin of the pairs whose scores differ: dividing by it would turn noise into a full step.
     Paper 0: only scores equal to rounding give none."""
 
     min_separation: Share = 0.0
