@@ -44,6 +44,10 @@ class Corner:
     def folder(self) -> Path:
         return cache_folder() / "versions" / f"torch-{self.torch}-transformers-{self.transformers}"
 
+    def beside(self, ending: str) -> Path:
+        """A file of this corner that stays when its environment goes."""
+        return self.folder.with_name(self.folder.name + ending)
+
     @property
     def python(self) -> Path:
         return self.folder / "bin" / "python"
@@ -67,7 +71,7 @@ class Corner:
 def build(corner: Corner) -> None:
     """Make the corner's environment, or complete one that was kept."""
     corner.folder.parent.mkdir(parents=True, exist_ok=True)
-    wanted = corner.folder.with_suffix(".txt")
+    wanted = corner.beside(".txt")
     wanted.write_text(corner.requirements, encoding="utf-8")
     lines: list[str] = []
     if not corner.python.exists():
@@ -78,7 +82,7 @@ def build(corner: Corner) -> None:
 
 def run(corner: Corner, arguments: list[str]) -> tuple[int, list[str]]:
     """Run the tests; exit code and a row of the table."""
-    log = corner.folder.with_suffix(".log")
+    log = corner.beside(".log")
     command = [str(corner.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *(arguments or ["tests/torch"])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     started = time.monotonic()
