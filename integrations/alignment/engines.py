@@ -176,7 +176,7 @@ def open_sampler(
     """The engine that the settings ask for, with the weights of `job.policy`, which are still the policy's.
 
     Args:
-        canary: rows of which the first few are tried after every takeover.
+        canary: rows of which the first few, with images where there are any, are tried after every takeover.
 
     Raises:
         StageFailed: vLLM cannot start, or the weights did not arrive.
@@ -193,7 +193,8 @@ def open_sampler(
     else:
         engine = Rollouts(load_policy(job.policy, job.device, dtype), encoder)
     tolerance = rollout.canary_tolerance or TOLERANCE[dtype]
-    synced = Synced(engine, policy, canary[:CANARY_PROMPTS], banned_V, tolerance=tolerance, sleep=rollout.sleep)
+    canary = sorted(canary, key=lambda row: not row["images"])[:CANARY_PROMPTS]
+    synced = Synced(engine, policy, canary, banned_V, tolerance=tolerance, sleep=rollout.sleep)
     synced.check()
     return synced
 

@@ -76,7 +76,7 @@ class VllmEngine:
         dtype: torch.dtype,
         device: str,
     ) -> None:
-        self.encoder, self.dtype = encoder, dtype
+        self.encoder, self.dtype, self.most_images = encoder, dtype, rollout.max_images
         self.vocabulary = Vocabulary(encoder.tokenizer)
         self.bias = dict.fromkeys(banned_V.nonzero()[:, 0].tolist(), -math.inf)
         self.can_sleep = rollout.sleep and device != "cpu"
@@ -94,13 +94,13 @@ class VllmEngine:
         """`samples` responses to each row; `batch_size` is the engine's own, given at the start.
 
         Raises:
-            BadInput: a prompt with its response is longer than the engine's context.
+            BadInput: a prompt with its response is longer than the engine's context, or has too many images.
             StageFailed: the engine reads a prompt otherwise than the trainer, or computes NaN.
         """
         requests, parameters, prompts = [], [], []
         for index, row in enumerate(rows):
             prompt = self.encoder.encode(row)
-            self._check_length(prompt, sampling)
+            self._check_size(prompt, sampling)
             request = self._request(prompt, row)
             for sample in range(samples):
                 key = seeds(row, sample) if callable(seeds) else derive(seeds[index], sample)
@@ -168,13 +168,15 @@ class VllmEngine:
 
         return place, own
 
-    def _check_length(self, prompt: Prompt, sampling: Sampling) -> None:
+    def _check_size(self, prompt: Prompt, sampling: Sampling) -> None:
         if len(prompt.ids) + sampling.max_new_tokens > self.longest:
             raise BadInput(
                 f"{prompt.id} has {len(prompt.ids)} tokens; with {sampling.max_new_tokens} to generate that is more "
                 f"than the rollout engine's {self.longest}",
                 "raise `rollout.max_model_len`",
             )
+        if len(prompt.grids) > self.most_images:
+            raise BadInput(f"{prompt.id} has {len(prompt.grids)} images", "raise `rollout.max_images`")
 
     def _request(self, prompt: Prompt, row: Row) -> TokensPrompt:
         """The prompt with one placeholder per image, which vLLM repeats itself."""

@@ -40,3 +40,4 @@ def test_vllm_samples_the_policy_as_it_is_now(small_world: World, vllm_cpu_env: 
     assert "has not the policy's weights" in seen["corrupt"]
     assert seen["banned"] == 0
     assert "more than the rollout engine's 512" in seen["too long"]
+    assert seen["too many"] == "three has 3 images"

@@ -111,5 +111,7 @@ loud = sampled()
 seen["gaps"].append(gap(loud))
 seen["banned"] = sum(int(banned[token]) for group in loud for item in group for token in item.token_ids)
 seen["too long"] = told(lambda: sampled(sampling=Sampling(max_new_tokens=511)))
+three = rows[0] | {"id": "three", "images": rows[0]["images"] * 3}
+seen["too many"] = told(lambda: sampled([three]))
 seen["unknown"] = told(lambda: sampler.sync((dict(policy.named_parameters()) | {"new": torch.zeros(2)}).items()))
 out.write_text(json.dumps(seen))
