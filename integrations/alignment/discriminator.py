@@ -13,7 +13,7 @@ reward with dropout is a noisy one).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,15 +75,6 @@ class Discriminator:
         yield from self.backbone.named_parameters()
         if self.heads is not None:
             yield from ((f"heads.{name}", value) for name, value in self.heads.named_parameters())
-
-    @torch.no_grad()
-    def restore(self, parameters: Mapping[str, torch.Tensor]) -> None:
-        """Take over parameters by the names of `named_parameters`, all of them."""
-        own = dict(self.named_parameters())
-        if own.keys() != parameters.keys():
-            raise ValueError("the parameters are not those of this discriminator")
-        for name, value in own.items():
-            value.copy_(parameters[name])
 
     def score(
         self,

@@ -47,7 +47,7 @@ class Plain:
         return {"values": self.values_N}
 
     def read(self, piece: slice) -> torch.Tensor:
-        return self.values_N[piece].to(self.device, torch.float32)
+        return self.values_N[piece].to(self.device, torch.float32, non_blocking=True)
 
     def write(self, piece: slice, values_n: torch.Tensor) -> None:
         self.values_N[piece].copy_(values_n)
