@@ -17,9 +17,13 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from integrations.alignment import creation, published, storage
 from integrations.alignment.discriminator import Discriminator
+from integrations.alignment.job import Job
 from integrations.alignment.model import banned_tokens, load_policy
 from integrations.alignment.prompts import Encoder
+from integrations.alignment.segments import Splitter
+from integrations.alignment.session import open_session
 from integrations.alignment.upcycle import upcycle
+from integrations.alignment.world import World as Alone
 from integrations.common.files import hash_file, hash_folder
 from integrations.errors import BadInput
 from tests.torch.conftest import make_model
@@ -246,6 +250,33 @@ def test_a_stage_starts_from_a_discriminator_of_its_own(
     assert torch.equal(made.score(*items), earlier.score(*items))
     assert made.description.reference == hash_folder(checkpoint)
     assert made.description.held_out == 20
+
+
+@pytest.mark.parametrize("words", [{}, PAPER | {"teacher_tokens": 9}], ids=["default", "paper"])
+def test_a_game_reads_as_its_discriminator_did(
+    checkpoint: Path, policy: Any, encoder: Encoder, world: World, tmp_path: Path, words: dict[str, Any]
+) -> None:
+    """Whatever the game's own settings say: demonstrations and responses are split as in the warm-up."""
+    storage.save(build(policy, encoder, **words), tmp_path / "discriminator")
+    settings = SimpleNamespace(
+        teacher="teacher",
+        held_out=4,
+        max_prompt_tokens=2048,
+        bad_rows="skip",
+        precision=SimpleNamespace(compute="fp32", freeze_vision=False, gradient_checkpointing=False, lora=None),
+        rollout=SimpleNamespace(engine="transformers", dtype="auto"),
+    )
+    given = dict.fromkeys(Job.__annotations__, checkpoint) | {"data_dir": world[0], "device": "cpu", "threads": 1}
+    given |= {"settings": settings, "checkpoint_dir": tmp_path, "progress_file": tmp_path / "progress.jsonl"}
+    job = Job(**(given | {"discriminator": tmp_path / "discriminator", "steps": 1}))
+    opened = open_session(job, Alone())
+    reading = {name: words[name] for name in ("reasoning", "terminator") if name in words}
+    expected = Splitter(encoder.tokenizer, **reading)
+    for row in opened.pool.held_out:
+        whole, read = expected.split(row["response"]), opened.pool.demonstrations[row["id"]]
+        assert read == expected.split(row["response"], words.get("teacher_tokens"))
+        assert (read == whole) == ("teacher_tokens" not in words)
+        assert opened.splitter.split(row["response"]) == whole, "responses are never cut"
 
 
 def test_a_larger_model_of_the_family_is_upcycled_for_a_smaller_policy(
