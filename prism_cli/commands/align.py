@@ -171,7 +171,7 @@ def _ask(
     from prism_cli.engines import environments, process
 
     environment = environments.ensure("alignment", lambda text: None if quiet else print(text, file=sys.stderr))
-    threads = os.cpu_count() or 1
+    threads = len(os.sched_getaffinity(0))
     request = {"task": task, "file": str(file), "items": items, "model": str(model), "threads": threads}
     request |= {"policy": None if policy is None else str(policy), "data_dir": str(file.parent.absolute())}
     with tempfile.TemporaryDirectory(prefix="prism-align-") as folder:
