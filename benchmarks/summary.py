@@ -8,8 +8,8 @@ scores. What has not run yet is shown as missing, so the same code prints a half
     summary.to_json()               the object that `prism train --json` ends with
 
 Differences are paired over items and each interval stands alone (not corrected for their number). One run is one
-training seed: an interval tells how far other items could move the result, nothing about other seeds (see
-`benchmarks.seeds` for several runs).
+training seed: an interval tells how far other items could move the result, nothing about other seeds (`prism compare`
+takes several runs).
 """
 
 from __future__ import annotations
@@ -196,18 +196,10 @@ def _compare_arms(arms: Mapping[str, Sequence[str]], stages: Mapping[str, Stage]
 
 def compare(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
     """First minus second over the items that both were asked, by metric."""
-    return compare_runs([(first, second)])
-
-
-def compare_runs(pairs: Sequence[tuple[Evaluation, Evaluation]]) -> dict[str, Difference]:
-    """First minus second, averaged over runs, over the items that all were asked, by metric."""
-    common = [set(evaluation.items["id"]) for pair in pairs for evaluation in pair]
-    asked = [item for item in pairs[0][0].items["id"] if all(item in ids for ids in common)]
+    theirs = set(second.items["id"])
+    asked = [item for item in first.items["id"] if item in theirs]
     return {
-        metric: paired_difference(
-            [_column(first, metric, asked) for first, _ in pairs],
-            [_column(second, metric, asked) for _, second in pairs],
-        )
+        metric: paired_difference([_column(first, metric, asked)], [_column(second, metric, asked)])
         for metric in METRICS
     }
 

@@ -9,11 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.scores import METRICS
-from benchmarks.seeds import SeedComparison, SeedSummary
-from benchmarks.seeds import conclusion as conclusion_over_seeds
-from benchmarks.seeds import warnings as warnings_of_seeds
 from benchmarks.statistics import Rate
-from benchmarks.summary import TREATED, Comparison, Stage, Summary, conclusion, points, protocol_title
+from benchmarks.summary import Comparison, Stage, Summary, conclusion, points, protocol_title
 
 DIFFERED = ("answer", "perception", "reasoning")
 """Metrics of the table of differences; the format rate is in the JSON only, for want of width."""
@@ -35,27 +32,6 @@ def print_summary(summary: Summary, console: Console) -> None:
         for comparison in summary.comparisons:
             _print(console, conclusion(comparison))
     for warning in summary.warnings:
-        _print(console, f"Warning: {warning}", style="yellow")
-
-
-def print_seeds(found: SeedSummary, console: Console) -> None:
-    """Print the means over several runs, the differences and what follows from them."""
-    protocols = found.runs[0].protocols
-    if not protocols:
-        _print(console, "No stage is evaluated yet.")
-        return
-    for protocol in protocols:
-        _print(console, _mean_table(found, protocol))
-        _print(console, "")
-    seeds = ", ".join(str(seed) for seed in found.seeds)
-    _print(console, f"Mean over {len(found.runs)} runs (training seeds {seeds}), then the lowest and the highest run.")
-    if found.comparisons:
-        _print(console, "")
-        _print(console, _seed_difference_table(found.comparisons))
-        _print(console, "The interval is over items with the runs held fixed; the last column has every run's own.")
-        for comparison in found.comparisons:
-            _print(console, conclusion_over_seeds(comparison))
-    for warning in warnings_of_seeds(found):
         _print(console, f"Warning: {warning}", style="yellow")
 
 
@@ -84,36 +60,6 @@ def _stage_cells(stage: Stage, protocol: str, sign: str) -> list[str]:
     n = str(evaluation.n) if evaluation else "-"
     cost = [_count(stage.generated_tokens), _minutes(stage.seconds)] if stage.status == "done" else ["-", "-"]
     return [f"  {stage.short}", *scores, n, *cost]
-
-
-def _mean_table(found: SeedSummary, protocol: str) -> Table:
-    table = _table(f"{protocol_title(protocol)}: percent of held-out items", "stage")
-    for heading in METRICS:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for stage in found.stage_names:
-        rates = [found.rates(stage, protocol, metric) for metric in METRICS]
-        if any(rates):  # a discriminator has no scores
-            table.add_row(stage, *map(_mean, rates))
-    return table
-
-
-def _mean(rates: Sequence[float]) -> str:
-    if not rates:
-        return "-"
-    low, high = (f"{100 * bound:.1f}" for bound in (min(rates), max(rates)))
-    return f"{100 * sum(rates) / len(rates):.1f} {low}-{high}"
-
-
-def _seed_difference_table(comparisons: Sequence[SeedComparison]) -> Table:
-    table = _table(f"{TREATED} minus another arm: points, averaged over runs", "")
-    for heading in ("", "", "mean", "each run"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=heading != "each run")
-    for comparison in comparisons:
-        for metric in DIFFERED:
-            each = " ".join(f"{100 * value:+.1f}" for value in comparison.of_runs[metric])
-            title = protocol_title(comparison.protocol)
-            table.add_row(comparison.second, title, metric, points(comparison.differences[metric]), each)
-    return table
 
 
 def _difference_table(comparisons: Sequence[Comparison]) -> Table:

@@ -50,18 +50,23 @@ def list_runs(runs_dir: RunsDir = Path("runs"), json_: Json = False) -> None:
 
 
 @app.command()
-def show(
-    names: Annotated[
-        list[str], typer.Argument(metavar="NAME...", help="A run's name; several runs of one recipe are averaged.")
-    ],
-    runs_dir: RunsDir = Path("runs"),
-    json_: Json = False,
-) -> None:
-    """Show what a run was made from, its stages and their right answers; or the mean over several seeds."""
-    if len(names) == 1:
-        _show_one(names[0], runs_dir, json_)
-    else:
-        _show_mean(names, runs_dir, json_)
+def show(name: Name, runs_dir: RunsDir = Path("runs"), json_: Json = False) -> None:
+    """Show what a run was made from, its stages and their right answers. `prism compare` takes several runs."""
+    from benchmarks.summary import conclusion, summarize
+    from prism_cli.runs.overview import find_run, overview
+
+    store = find_run(runs_dir, name)
+    told = overview(store.root)
+    manifest = store.manifest()
+    summary = summarize(store.root) if manifest else None
+    if json_:
+        _print_json(_run_json(store, told, manifest, summary))
+        return
+    _print_facts(store, told, manifest)
+    if summary is not None:
+        _print_stages(store, summary)
+        for comparison in summary.comparisons:
+            print(conclusion(comparison))
 
 
 @app.command()
@@ -119,37 +124,6 @@ def rm(
         _print_json({"removed": name, "path": str(store.root), "bytes": told.size})
     else:
         print(f"removed {store.root} ({_size(told.size)})")
-
-
-def _show_mean(names: list[str], runs_dir: Path, as_json: bool) -> None:
-    from benchmarks.seeds import summarize_many
-    from prism_cli.runs.overview import find_run
-
-    found = summarize_many([find_run(runs_dir, name).root for name in names])
-    if as_json:
-        _print_json(found.to_json())
-        return
-    from rich.console import Console
-
-    found.render(Console())
-
-
-def _show_one(name: str, runs_dir: Path, as_json: bool) -> None:
-    from benchmarks.summary import conclusion, summarize
-    from prism_cli.runs.overview import find_run, overview
-
-    store = find_run(runs_dir, name)
-    told = overview(store.root)
-    manifest = store.manifest()
-    summary = summarize(store.root) if manifest else None
-    if as_json:
-        _print_json(_run_json(store, told, manifest, summary))
-        return
-    _print_facts(store, told, manifest)
-    if summary is not None:
-        _print_stages(store, summary)
-        for comparison in summary.comparisons:
-            print(conclusion(comparison))
 
 
 def _agreed(question: str) -> bool:

@@ -285,15 +285,3 @@ def test_reading_changes_nothing(runs_dir, capsys):
         assert main(["runs", *words]) == 0
     assert sorted((str(p), p.stat().st_mtime_ns) for p in runs_dir.rglob("*")) == before
     assert len(list_runs(runs_dir)) == 1
-
-
-def test_show_averages_several_runs(runs_dir, capsys):
-    for seed, name in enumerate(("one", "two")):
-        store = make_run(runs_dir, name)
-        store.write_manifest({**store.manifest(), "seed": seed})
-    assert main(["runs", "show", "one", "two"]) == 0
-    assert "Mean over 2 runs (training seeds 0, 1)" in " ".join(capsys.readouterr().out.split())
-    assert main(["runs", "show", "one", "two", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["seeds"] == [0, 1]
-    assert main(["runs", "show", "one", "one"]) == 2
-    assert "seed 0" in capsys.readouterr().err
