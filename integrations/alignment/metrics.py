@@ -1,6 +1,25 @@
 """What a step of the game is reported to have seen: pure functions over its responses, scores and advantages.
 
-Names of phases: `rollout`, `discriminator`, `policy`. Everything here is of the whole step, over all processes.
+Everything is of the whole step, over all processes. ROLE is perception or reasoning; what cannot be measured in a step
+(no valid response, no wrong one, no step of the policy) is left out.
+
+Discriminator, its scores being those before its own step:
+  discriminator_loss, balance_loss, discriminator_gradient (norm before clipping), discriminator_scale (factor on its
+  learning rate), running_accuracy (what the band looks at);
+  pair_accuracy_ROLE, margin_ROLE: demonstration against response; pair_accuracy_ROLE_same_style, _same_length: among
+  pairs of one wording or one length;
+  right_over_wrong_ROLE, right_over_wrong_answer, each also _within a prompt and among segments of the _same_style:
+  chance that a right segment scores above a wrong one, see `heldout`.
+Reward:
+  reward_spread_ROLE (mean deviation within a group), advantage_mean, advantage_abs, advantage_max (per response, both
+  roles and format), groups_without_signal (one role counts as half), groups_all_invalid, gated_ROLE.
+Policy:
+  policy_loss, policy_gradient, policy_skipped, entropy (nats per token);
+  logprob_gap_mean, logprob_gap_max (trainer against rollout engine, nats per token), importance_ratio, canary_gap;
+  valid, truncated, caption, answer: shares of all responses; response_tokens: their mean length.
+Speed:
+  seconds_PHASE for rollout, discriminator, policy and sync; tokens_per_second of the rollout; tflops_PHASE, and on
+  known GPUs mfu_PHASE (share of the GPU's dense bf16 peak).
 """
 
 from __future__ import annotations

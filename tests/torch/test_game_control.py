@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from integrations.alignment import checkpoints, heldout
+from integrations.alignment import checkpoints, heldout, metrics
 from integrations.alignment.description import Description
 from integrations.alignment.game import Game, check_discriminator
 from integrations.alignment.names import DESCRIPTION
@@ -170,6 +171,19 @@ def test_every_step_says_what_it_saw(start: Start) -> None:
     assert found["advantage_max"] >= found["advantage_abs"] > 0
     assert abs(found["advantage_mean"]) < 1e-9
     assert (found["valid"], found["truncated"]) == (1.0, 0.0)
+    assert not [name for name in found if not documented(name)]
+
+
+def documented(name: str) -> bool:
+    """Whether the list at the head of `metrics` has it, as it is or in parts."""
+    said = {word.strip(".,;:()") for word in (metrics.__doc__ or "").split()}
+    for word, stands_for in (
+        (r"(?<=_)(perception|reasoning)", "ROLE"),
+        ("(?<=_)(rollout|discriminator|policy|sync)$", "PHASE"),
+    ):
+        name = re.sub(word, stands_for, name)
+    whole, *ends = re.split(r"(?=_within$|_same_style$|_same_length$)", name)
+    return name in said or (whole in said and {*ends} <= said)
 
 
 def test_only_paper_mode_pushes_groups_without_a_valid_response(policy: Any, encoder: Encoder, world: World) -> None:
