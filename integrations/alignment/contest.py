@@ -135,8 +135,15 @@ class Objective:
     """Demonstrations and responses whose graph is held at once; 0: all of those prompts'."""
     clip: float = 0.0
     """Scores are cut at plus or minus this in the loss; 0: never."""
+    pairs: float = 1.0
+    """Weight of the Bradley-Terry loss; 0: of no pair."""
+    likelihood: float = 0.0
+    """Weight of the demonstrations' negative log-likelihood, a mean over their tokens; needs scores that are
+    likelihood ratios, whose gradient is the likelihood's."""
     counts: tuple[int, int] = (0, 0)
     """Demonstrations and valid responses of the whole step, over all processes; `learn` fills them in."""
+    teacher_tokens: int = 0
+    """Tokens of the demonstrations of the whole step; `learn` fills it in."""
 
 
 def learn(
@@ -157,10 +164,11 @@ def learn(
         StageFailed: the loss or the gradient is not finite.
     """
     counts = int(world.sum(len(batch.prompts))), int(world.sum(len(batch.students)))
-    if not counts[1]:
+    if not counts[1] and not objective.likelihood:
         return judge(discriminator, batch, objective.micro_prompts), {}
     player.begin(step)
-    objective = replace(objective, counts=counts)
+    tokens = int(world.sum(sum(len(item.ids) for item in batch.teachers)))
+    objective = replace(objective, counts=(counts[0], max(counts[1], 1)), teacher_tokens=tokens)
     branches = len(batch.prompts) + len(batch.students)
     fits = objective.micro_prompts >= len(batch.prompts) and not 0 < objective.micro_branches < branches
     gradients = _fused if fits else _in_parts
@@ -173,10 +181,13 @@ def learn(
 
 def _pair_loss(values_2N: torch.Tensor, batch: Batch, objective: Objective) -> torch.Tensor:
     count = len(batch.prompts)
-    which = torch.as_tensor(batch.which, device=values_2N.device)
-    return losses.discriminator_loss(
-        values_2N[:, :count], values_2N[:, count:], which, objective.regulariser, objective.counts, objective.clip
+    which = torch.as_tensor(batch.which, dtype=torch.int64, device=values_2N.device)
+    teacher_2B, student_2R = values_2N[:, :count], values_2N[:, count:]
+    likelihood = -teacher_2B.sum() / max(objective.teacher_tokens, 1)
+    pairs = losses.discriminator_loss(
+        teacher_2B, student_2R, which, objective.regulariser, objective.counts, objective.clip
     )
+    return objective.pairs * pairs + objective.likelihood * likelihood
 
 
 def _fused(

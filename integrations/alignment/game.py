@@ -198,7 +198,8 @@ class Game:
         groups = session.rollouts.sample(rows, settings.group_size, job.sampling, stream, settings.rollout.batch_size)
         segments = contest.valid_segments(groups, session.splitter)
         prompts = [session.encoder.encode(row) for row in rows]
-        demonstrations = [session.pool.demonstrations[row["id"]] for row in rows]
+        key = (job.seed, "align", step)
+        demonstrations, _ = session.pool.teachers(rows, groups, session.splitter, settings.wording, *key)
         return Hand(prompts, groups, segments, contest.pair_up(prompts, demonstrations, segments), rows)
 
     def _advantages(
@@ -272,6 +273,7 @@ class Game:
                 batch_size=job.settings.rollout.batch_size,
                 micro_prompts=job.settings.micro_prompts,
                 world=session.world,
+                wording=job.settings.wording,
             )
         better = self.control.check(self.step, found, job.settings, len(session.pool.held_out))
         reporter.write(self.step, found | watch.seconds, self.generated_tokens, "held-out check")

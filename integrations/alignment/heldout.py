@@ -66,6 +66,7 @@ def check(
     batch_size: int,
     micro_prompts: int,
     world: World,
+    wording: str = "demonstration",
 ) -> dict[str, float]:
     """Measures on the held-out prompts, each named `held_out_...`; what has no pair to measure it by is missing.
 
@@ -80,6 +81,9 @@ def check(
     a 95% interval that counts prompts, not pairs; `_same_style` and `_same_length`, over responses that are worded
     as their demonstration, or as long. `margin_ROLE`; `loss`.
     `content_accuracy_ROLE` with `_low` and `_high`: demonstration over the same with one error.
+
+    Args:
+        wording: of the demonstrations that responses are compared with, see `TeacherPool.teachers`.
     """
 
     def stream(row: Row, sample: int) -> int:
@@ -88,8 +92,8 @@ def check(
     rows = world.mine(pool.held_out)
     groups = rollouts.sample(rows, SAMPLES, sampling, stream, batch_size)
     prompts = [rollouts.encoder.encode(row) for row in rows]
-    teachers = [pool.demonstrations[row["id"]] for row in rows]
     segments = contest.valid_segments(groups, splitter)
+    teachers, _ = pool.teachers(rows, groups, splitter, wording, seed, "held_out")
     batch = contest.pair_up(prompts, teachers, segments)
     scores = contest.join(world.gather(contest.judge(discriminator, batch, micro_prompts)))
     judged = join(world.gather(judge_responses(rows, teachers, groups, segments)))
@@ -100,7 +104,8 @@ def check(
         found |= accuracies(scores, judged) | separations(scores, judged, seed)
     for place, role in enumerate(ROLES):
         texts = [pool.editor.edit(row["response"], role, seed, row["id"]) for row in rows]
-        spoilt = contest.pair_up(prompts, teachers, [[splitter.split(text) if text else None] for text in texts])
+        whole = [pool.demonstrations[row["id"]] for row in rows]
+        spoilt = contest.pair_up(prompts, whole, [[splitter.split(text) if text else None] for text in texts])
         preferred = contest.join(world.gather(contest.judge(discriminator, spoilt, micro_prompts)))
         if len(preferred.which_R):
             found |= _share(f"content_accuracy_{role}", preferred.margins_2R[place], preferred.which_R)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -93,3 +94,72 @@ def read_pool(path: Path, held_out: int, splitter: Splitter, teacher_tokens: int
         )
     rows.sort(key=lambda row: derive("held_out", row["id"]))
     return TeacherPool(rows[held_out:], rows[:held_out], demonstrations, dropped)
+
+
+def read_pairs(path: Path, splitter: Splitter) -> TeacherPool:
+    """Pairs that were made elsewhere, one JSON object a line, in the layout of the authors' published ones.
+
+    `id`, `image` (relative to the file), `question`, `teacher_caption`, `teacher_cot`, `student_caption`,
+    `student_cot`; a caption is the `<caption>` block or its content, the rest runs from `<think>` to `</answer>`.
+    `prompt` stands for `question`, and `system` is taken where there is one. Lines without a field, or with a side
+    that has not the three blocks, are left out and named.
+
+    Returns:
+        The pairs as rows of a pool, none held out; each row's `student` is the response that goes with it.
+
+    Raises:
+        BadInput: the file cannot be read, a line is not JSON, or no line is usable.
+    """
+    rows: list[Row] = []
+    demonstrations: dict[str, Segments] = {}
+    dropped: dict[str, str] = {}
+    for number, line in enumerate(_lines(path), 1):
+        row = _pair(line, path.parent, f"{path.name}:{number}")
+        teacher = splitter.split(row["response"])
+        if teacher is None or splitter.split(row["student"]) is None:
+            dropped[row["id"]] = "a field is missing, or a side has not the three blocks"
+            continue
+        demonstrations[row["id"]] = teacher
+        rows.append(row)
+    if not rows:
+        raise BadInput(f"{path} has no usable pair", "give every line the fields of the published warm-up pairs")
+    return TeacherPool(rows, [], demonstrations, dropped)
+
+
+def _lines(path: Path) -> list[dict[str, object]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read the pairs {path}: {error}", "check the discriminator's `pairs`") from error
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise BadInput(f"{path}, line {number}: not JSON ({error})", "write one JSON object a line") from error
+        found.append(value if isinstance(value, dict) else {})
+    return found
+
+
+def _pair(line: dict[str, object], folder: Path, name: str) -> Row:
+    """A line as a row of a pool with a `student`; a missing text is empty."""
+
+    def text(*names: str) -> str:
+        return next((str(line[key]).strip() for key in names if line.get(key)), "")
+
+    def whole(side: str) -> str:
+        caption = text(f"{side}_caption")
+        caption = caption if caption.startswith("<caption>") else f"<caption>{caption}</caption>"
+        return f"{caption}\n{text(f'{side}_cot')}"
+
+    image = text("image")
+    question = text("question", "prompt").replace("<image>", "").strip()
+    return {
+        "id": name,
+        "images": [str((folder / image).resolve())] if image else [],
+        "system": line.get("system"),
+        "prompt": question,
+        "response": whole("teacher") if question else "",
+        "student": whole("student"),
+        "answer": "",
+    }

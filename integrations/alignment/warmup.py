@@ -1,14 +1,23 @@
-"""The discriminator stage: upcycle the policy, then tell its responses from demonstrations until that works.
+"""The discriminator stage: upcycle the policy, then teach it what demonstrations say and the policy's responses do not.
 
 The policy does not change. Each step draws a few responses to each prompt, pairs them with the prompt's demonstration
-and takes one Bradley-Terry step. The stage is worth something only if demonstrations win on held-out prompts; the
-adapter refuses the result otherwise.
+and takes one optimizer step on two losses: the demonstration's negative log-likelihood, and the Bradley-Terry loss of
+the pairs. Demonstrations are restated in the responses' own words first, so that neither loss can be lowered by
+learning style (`negatives.restate`). The pairs may also come from a file.
+
+The paper's warm-up is the Bradley-Terry loss alone, on demonstrations as they stand: such a discriminator tells the
+teacher from the policy with ease and right from wrong hardly at all (`heldout` measures both).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from integrations.alignment import checkpoints, contest, heldout, sharding, storage
 from integrations.alignment.creation import build
@@ -17,7 +26,9 @@ from integrations.alignment.formats import narrow
 from integrations.alignment.job import Job
 from integrations.alignment.model import stored_dtype
 from integrations.alignment.players import Player
+from integrations.alignment.pool import read_pairs
 from integrations.alignment.results import write_result
+from integrations.alignment.rollout import Generation
 from integrations.alignment.seeds import derive
 from integrations.alignment.session import Reporter, Session, Stopwatch, freeze, open_session
 from integrations.alignment.world import World
@@ -56,8 +67,14 @@ class Warmup:
             precision=settings.precision,
             world=session.world,
         )
+        self.pairs = read_pairs(Path(settings.pairs), session.splitter) if settings.pairs else None
+        for name, reason in (self.pairs.dropped if self.pairs else {}).items():
+            print(f"left out {name}: {reason}", flush=True)
         self.step, self.generated_tokens = 0, 0
         self.best_loss, self.stale = float("inf"), 0
+        self.best: dict[str, torch.Tensor] = {}
+        """Weights at the best check, where `patience` asks for them."""
+        self.best_check: dict[str, float] = {}
         self.last_check: dict[str, float] = {}
 
     @property
@@ -78,37 +95,61 @@ class Warmup:
             if self.step % settings.checkpoint_every == 0 or self.finished:
                 checkpoints.save(job.checkpoint_dir, self.step, self.state(), world=world)
         facts = {"stopped_early": self.step < job.steps}
-        weights = sharding.collect(self.player.weights(), world)
+        weights = self.best if self.best_check else sharding.collect(self.player.weights(), world)
         save = partial(storage.save, self.discriminator, weights=weights.items(), dtype=stored_dtype(job.policy))
-        write_result(job, self.step, self.generated_tokens, self.session.pool, self.last_check, facts, save, world)
+        measured = self.best_check or self.last_check
+        write_result(job, self.step, self.generated_tokens, self.session.pool, measured, facts, save, world)
 
     def _one_step(self) -> dict[str, float]:
         session, job, step = self.session, self.session.job, self.step
-        settings, watch = job.settings, Stopwatch()
-        rows = session.world.mine(session.pool.pick(step, settings.prompts_per_step, job.seed, "discriminator"))
+        settings, watch, world = job.settings, Stopwatch(), session.world
+        source = session.pool if self.pairs is None else self.pairs
+        rows = world.mine(source.pick(step, settings.prompts_per_step, job.seed, "discriminator"))
+        with watch.measure("rollout"):
+            groups = self._responses(rows)
+        valid = contest.valid_segments(groups, session.splitter)
+        objective = self._objective()
+        key = (job.seed, "discriminator", step)
+        teachers, restated = source.teachers(rows, groups, session.splitter, settings.wording, *key)
+        paired = valid if objective.pairs else [[] for _ in rows]
+        batch = contest.pair_up([session.encoder.encode(row) for row in rows], teachers, paired)
+        self.player.scale = schedule(step, job.steps) if settings.decay else 1.0
+        with watch.measure("discriminator"):
+            scores, learnt = contest.learn(self.discriminator, self.player, batch, objective, step, world)
+        tokens = int(world.sum(sum(len(item.token_ids) for group in groups for item in group)))
+        self.step, self.generated_tokens = step + 1, self.generated_tokens + tokens
+        responses = int(world.sum(sum(map(len, groups))))
+        seen = {
+            "valid": world.sum(sum(item is not None for group in valid for item in group)) / responses,
+            "response_tokens": tokens / responses,
+            "restated": world.sum(restated) / settings.prompts_per_step,
+        }
+        return contest.join(world.gather(scores)).metrics() | learnt | seen | watch.seconds
+
+    def _responses(self, rows: Sequence[Row]) -> list[list[Generation]]:
+        """The policy's responses to the rows, or those that came with them."""
+        session, job, step = self.session, self.session.job, self.step
+        if self.pairs is not None:
+            return [[Generation([], row["student"], True)] for row in rows]
 
         def stream(row: Row, sample: int) -> int:
             return derive(job.seed, "discriminator", step, row["id"], sample)
 
-        with watch.measure("rollout"):
-            groups = session.rollouts.sample(rows, settings.samples, job.sampling, stream, settings.rollout.batch_size)
-        segments = contest.valid_segments(groups, session.splitter)
-        prompts = [session.encoder.encode(row) for row in rows]
-        batch = contest.pair_up(prompts, [session.pool.demonstrations[row["id"]] for row in rows], segments)
-        objective = contest.Objective(
+        settings = job.settings
+        samples = settings.samples if self._objective().pairs else 1
+        return session.rollouts.sample(rows, samples, job.sampling, stream, settings.rollout.batch_size)
+
+    def _objective(self) -> contest.Objective:
+        settings = self.session.job.settings
+        likely = settings.score == "likelihood_ratio" and settings.likelihood > 0
+        return contest.Objective(
             settings.score_regulariser,
             settings.balance,
             settings.prompts_per_step,
             settings.precision.micro_branches,
+            pairs=0.0 if likely and self.step < settings.pretrain_steps else 1.0,
+            likelihood=settings.likelihood if likely else 0.0,
         )
-        with watch.measure("discriminator"):
-            scores, learnt = contest.learn(self.discriminator, self.player, batch, objective, step, session.world)
-        world = session.world
-        tokens = int(world.sum(sum(len(item.token_ids) for group in groups for item in group)))
-        self.step, self.generated_tokens = step + 1, self.generated_tokens + tokens
-        responses = settings.prompts_per_step * settings.samples
-        valid = {"valid": world.sum(len(batch.students)) / responses, "response_tokens": tokens / responses}
-        return contest.join(world.gather(scores)).metrics() | learnt | valid | watch.seconds
 
     def _check(self) -> None:
         session, job = self.session, self.session.job
@@ -122,10 +163,16 @@ class Warmup:
             batch_size=job.settings.rollout.batch_size,
             micro_prompts=job.settings.prompts_per_step,
             world=session.world,
+            wording=job.settings.wording,
         )
         loss = self.last_check.get("held_out_loss", float("inf"))
-        self.stale = 0 if loss < self.best_loss else self.stale + 1
+        better = loss < self.best_loss
+        self.stale = 0 if better else self.stale + 1
         self.best_loss = min(loss, self.best_loss)
+        if better and job.settings.patience:
+            weights = sharding.collect(self.player.weights(), session.world)
+            self.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
+            self.best_check = self.last_check
 
     def state(self) -> dict[str, Any]:
         return {
@@ -135,10 +182,17 @@ class Warmup:
             "best_loss": self.best_loss,
             "stale": self.stale,
             "last_check": self.last_check,
+            "best": self.best,
+            "best_check": self.best_check,
         }
 
     def restore(self, step: int, state: dict[str, Any]) -> None:
         self.step = step
         self.player.restore(state["optimizer"], state["discriminator"])
-        for name in ("generated_tokens", "best_loss", "stale", "last_check"):
+        for name in ("generated_tokens", "best_loss", "stale", "last_check", "best", "best_check"):
             setattr(self, name, state[name])
+
+
+def schedule(step: int, steps: int) -> float:
+    """Factor on the learning rate: half a cosine from 1 to a tenth."""
+    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / steps))

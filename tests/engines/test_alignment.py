@@ -30,7 +30,13 @@ WARMUP = DiscriminatorSettings(
     teacher="sft",  # the small world's largest pool
     held_out=40,
     steps=6,
+    pretrain_steps=0,  # six steps are enough to learn style, not content
+    wording="demonstration",
+    likelihood=0.0,
+    decay=False,
     prompts_per_step=4,
+    samples=4,
+    warmup_steps=2,
     learning_rate=1e-3,
     check_every=3,
     checkpoint_every=2,
@@ -189,7 +195,7 @@ def test_the_game_with_vllm_as_rollout_engine(
 ) -> None:
     monkeypatch.setenv("PRISM_ENV_VLLM", str(vllm_cpu_env.folder))
     rollout = RolloutSettings(engine="vllm", max_new_tokens=64, max_model_len=256, max_images=1, sleep=True)
-    settings = GAME.model_copy(update={"steps": 2, "rollout": rollout})
+    settings = GAME.model_copy(update={"steps": 2, "rollout": rollout, "processes": 2})
     parents = {"policy": warmed_up.ctx.policy, "discriminator": warmed_up.ctx.model_dir}
     ctx = stage_context(tmp_path / "align", small_world, settings, parents=parents)
     played = finished(AlignAdapter(), ctx, vllm_cpu_env)

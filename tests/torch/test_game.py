@@ -31,6 +31,7 @@ SETTINGS = {
     "held_out": 4,
     "prompts_per_step": 4,
     "group_size": 4,
+    "wording": "response",
     "learning_rate": 1e-3,
     "discriminator_learning_rate": 1e-3,
     "warmup_steps": 0,

@@ -25,6 +25,7 @@ class AlignSettings(ModeSettings):
         "balance": 0.0,
         "accuracy_low": 0.0,
         "accuracy_high": 1.0,
+        "wording": "demonstration",
     }
 
     kind: Literal["align"] = "align"
@@ -47,6 +48,10 @@ class AlignSettings(ModeSettings):
 
     group_size: Annotated[int, Field(ge=2)] = 8
     """Responses per prompt, which are compared with each other."""
+
+    wording: Literal["response", "demonstration"] = "response"
+    """What responses are compared with when the discriminator learns, as in its own stage: the demonstration's content
+    in the words of one of the group's responses, or the demonstration as it stands, as in the paper."""
 
     learning_rate: Rate = 4e-5
     """Peak learning rate of the policy's AdamW; constant after the warm-up."""

@@ -24,6 +24,9 @@ class DiscriminatorSettings(ModeSettings):
         "terminator": "turn-end",
         "routing": "free",
         "noise": 0.5,
+        "wording": "demonstration",
+        "likelihood": 0.0,
+        "pretrain_steps": 0,
     }
 
     kind: Literal["discriminator"] = "discriminator"
@@ -46,19 +49,43 @@ class DiscriminatorSettings(ModeSettings):
     max_prompt_tokens: Count = 2048
     """Longest prompt in tokens, the image's included; longer ones are bad rows. The paper's limit."""
 
-    steps: Count = 20
-    """Optimizer steps of the warm-up."""
+    steps: Count = 140
+    """Optimizer steps of the warm-up, `pretrain_steps` included."""
 
-    prompts_per_step: Count = 8
+    prompts_per_step: Count = 24
     """Teacher prompts per step."""
 
-    samples: Count = 4
+    samples: Count = 2
     """Responses drawn from the policy per prompt; each one is paired with the prompt's demonstration."""
 
-    learning_rate: Rate = 3e-4
-    """Peak learning rate of AdamW; constant after the warm-up."""
+    pairs: str | None = None
+    """File with pairs in place of the policy's own responses, one JSON object a line: `id`, `image`, `question`,
+    `teacher_caption`, `teacher_cot`, `student_caption`, `student_cot`, as the authors publish theirs. `samples` is then
+    of no use, and no response is generated but for the held-out checks, which stay with the teacher pool."""
 
-    warmup_steps: Natural = 2
+    wording: Literal["response", "demonstration"] = "response"
+    """What a response is compared with. `response`: the demonstration's content in the words of one of the prompt's
+    responses, so that pairs differ in what is said and not in style: the demonstration's numbers, place by place, and
+    its answer. Where no response has as many numbers in the same groups, and so in most free text, the demonstration
+    as it stands. `demonstration`: always as it stands, as in the paper, which teaches style before content."""
+
+    likelihood: Weight = 1.0
+    """Weight of the demonstrations' negative log-likelihood (in their `wording`, a mean per token) beside the
+    Bradley-Terry loss: it teaches what a right response is at every token, where a pair teaches one comparison.
+    0, as in the paper: pairs alone. Of no use with `score: head`."""
+
+    pretrain_steps: Natural = 120
+    """So many of the first steps take the likelihood alone, and so score no responses but those whose words the
+    demonstrations are restated in. 0, as in the paper: none. Of no use with `score: head`."""
+
+    learning_rate: Rate = 1e-3
+    """Peak learning rate of AdamW."""
+
+    decay: bool = True
+    """Whether the learning rate falls from its peak to a tenth, as half a cosine over `steps`, or stays. The paper's
+    falls too."""
+
+    warmup_steps: Natural = 5
     """Steps over which the learning rate rises linearly."""
 
     weight_decay: Weight = 0.01
@@ -138,7 +165,7 @@ class DiscriminatorSettings(ModeSettings):
     patience: Natural = 0
     """Held-out checks without a better loss after which the warm-up ends early, keeping the last weights; 0: never."""
 
-    check_every: Count = 10
+    check_every: Count = 70
     """Steps between checks on the held-out prompts; the last step is always checked."""
 
     checkpoint_every: Count = 10
