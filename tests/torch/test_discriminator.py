@@ -243,10 +243,13 @@ def test_the_loader_refuses_a_missing_part(policy: Any, encoder: Encoder, tmp_pa
     def rewrite(folder: Path, **change: Any) -> None:
         content = json.loads((folder / DESCRIPTION).read_text())
         content.update(change)
-        (folder / DESCRIPTION).write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+        (folder / DESCRIPTION).write_text(json.dumps({k: v for k, v in content.items() if v != "left out"}))
 
     assert "format 3" in refused("newer", lambda folder: rewrite(folder, format=3))
-    assert "`routing`" in refused("less", lambda folder: rewrite(folder, routing=None))
+    assert "`routing`" in refused("less", lambda folder: rewrite(folder, routing="left out"))
+    assert "`positions` is 'odd'" in refused("odd", lambda folder: rewrite(folder, positions="odd"))
+    assert "not the heads" in refused("others", lambda folder: rewrite(folder, heads="shared"))
+    assert "model_type" in refused("dense", lambda folder: rewrite(folder, architecture="dense"))
 
     def drop_a_router(folder: Path) -> None:
         from safetensors.torch import load_file, save_file
