@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # cuBLAS repeats its results only with a fixed workspace, which it reads when it starts.
@@ -33,19 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.use_deterministic_algorithms(True, warn_only=job.device != "cpu")
     torch.manual_seed(job.seed)
     world = open_world(job.device)
-    try:
-        train(job, world)
-    except PrismError as error:
-        return tell(error, world)
-    except OSError as error:
-        return tell(StageFailed(str(error), "free disk space or make the run's folder writable"), world)
-    except RuntimeError:
-        told = world.failed()
-        if told is None:
-            raise
-        return told  # what this process met is that another one went
-    world.close()
-    return 0
+    return conclude(lambda: train(job, world), world)
 
 
 def train(job: Job, world: World) -> None:
@@ -55,8 +44,28 @@ def train(job: Job, world: World) -> None:
     (warmup if job.settings.kind == "discriminator" else game).run(job, world)
 
 
-def tell(error: PrismError, world: World) -> int:
-    """Tell the user of an error, once where several processes meet it; returns the exit code."""
+def conclude(work: Callable[[], None], world: World) -> int:
+    """Do the work; the exit code.
+
+    An error is told to the user once: by the first of the processes that meet it. Those that only lose the connection
+    to one that has ended say nothing; one that goes on waiting is ended by torchrun.
+    """
+    try:
+        work()
+    except PrismError as error:
+        return _tell(error, world)
+    except OSError as error:
+        return _tell(StageFailed(str(error), "free disk space or make the run's folder writable"), world)
+    except RuntimeError:
+        code = world.failed()
+        if code is None:
+            raise
+        return code
+    world.close()
+    return 0
+
+
+def _tell(error: PrismError, world: World) -> int:
     return error_line.tell(error) if world.speaks(error.exit_code) else error.exit_code
 
 

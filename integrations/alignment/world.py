@@ -95,9 +95,12 @@ class Processes(World):
         self.gather(None)
 
     def speaks(self, exit_code: int) -> bool:
-        if self.store.add("prism/errors", 1) > 1:
-            return False
-        self.store.set("prism/error", str(exit_code))
+        try:
+            if self.store.add("prism/errors", 1) > 1:
+                return False
+            self.store.set("prism/error", str(exit_code))
+        except RuntimeError:  # the store went down with torchrun: better twice than never
+            return True
         return True
 
     def failed(self) -> int | None:

@@ -28,6 +28,14 @@ def test_the_newest_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000004", "step-000006"]
 
 
+def test_a_protected_one_stays(tmp_path: Path) -> None:
+    for step in (2, 4, 6, 8):
+        checkpoints.save(tmp_path, step, state(step), protect=2)
+    assert [step for step, _ in checkpoints.step_folders(tmp_path)] == [8, 6, 2]
+    checkpoints.save(tmp_path, 10, state(10), protect=8)
+    assert [step for step, _ in checkpoints.step_folders(tmp_path)] == [10, 8]
+
+
 def test_the_policy_lies_apart_for_those_who_evaluate_it(tmp_path: Path) -> None:
     checkpoints.save(tmp_path, 2, state(2))
     assert torch.equal(load_file(tmp_path / "step-000002" / POLICY_WEIGHTS)["w"], torch.full((3,), 2.0))
@@ -37,6 +45,13 @@ def test_the_policy_lies_apart_for_those_who_evaluate_it(tmp_path: Path) -> None
 def test_a_state_without_a_policy_is_kept_too(tmp_path: Path) -> None:
     checkpoints.save(tmp_path, 2, {"margin": (1.0, 2.0)})
     assert checkpoints.newest(tmp_path) == (2, {"margin": (1.0, 2.0)})
+
+
+def test_one_of_an_older_form_is_passed_over(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path, 2, state(2))
+    about = tmp_path / "step-000002" / "state.json"
+    about.write_text(about.read_text().replace('"processes"', '"workers"'))
+    assert checkpoints.newest(tmp_path) is None
 
 
 @pytest.mark.parametrize("file", ["state.pt", POLICY_WEIGHTS])

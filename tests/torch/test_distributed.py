@@ -113,6 +113,11 @@ def test_a_resumed_step_is_the_same_to_the_last_bit(alone: Found, together: Foun
             assert torch.equal(value, found["resumed"][name]), name
 
 
+def test_one_damaged_file_of_several_and_all_go_back(alone: Found, together: Found) -> None:
+    assert alone["damaged"] == {"step": 1, "ranks": [0]}
+    assert together["damaged"] == {"step": 1, "ranks": [0, 1]}
+
+
 def test_another_number_of_processes_cannot_go_on(here: Path, together: Found) -> None:
     with pytest.raises(BadInput, match="written by 2 processes, and the stage now runs in 1"):
         checkpoints.newest(here / "checkpoints-2")

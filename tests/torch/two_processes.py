@@ -34,7 +34,7 @@ ORDER = (0, 3, 1, 2, 4)
 """Rows by number; 0 and 3 have no image."""
 VALID = {"uneven": (2, 0, 3, 0, 1), "none in one": (0, 0, 3, 0, 1), "one in all": (0, 1, 0, 0, 0), "none": (0,) * 5}
 """Valid responses to each prompt."""
-PARTS = {"fused": (8, 0), "micro": (1, 2)}
+PARTS = {"fused": (8, 0), "micro": (1, 2), "fused in one": (2, 0)}
 """Prompts and branches whose graph is held at once."""
 
 
@@ -161,6 +161,19 @@ def resume(setting: Setting, folder: Path) -> dict[str, Any]:
     }
 
 
+def damaged(setting: Setting, folder: Path) -> dict[str, Any]:
+    """Two checkpoints, of which the last process's file in the newer one is cut short."""
+    world = setting.world
+    for step in (1, 2):
+        checkpoints.save(folder, step, {"policy": {"w": torch.ones(3)}, "rank": world.rank}, world=world)
+    if world.rank == world.size - 1:
+        last = sorted((folder / "step-000002").glob("state*.pt"))[-1]
+        last.write_bytes(last.read_bytes()[:-10])
+    world.wait()
+    step, found = checkpoints.newest(folder, world) or (0, {})
+    return {"step": step, "ranks": world.gather(found["rank"])}
+
+
 def backward(setting: Setting, model: Any, step: int) -> None:
     """A gradient of any kind."""
     for value in model.parameters():
@@ -194,6 +207,7 @@ def play(world: World, folder: Path) -> dict[str, Any]:
     found["policy, nothing"] = act(setting, nowhere)
     found["sample"] = sample(setting)
     found["resume"] = resume(setting, folder / f"checkpoints-{world.size}")
+    found["damaged"] = damaged(setting, folder / f"damaged-{world.size}")
     return found
 
 
