@@ -116,6 +116,7 @@ class Game:
         schedule = {"warmup_steps": settings.warmup_steps, "gradient_clip": settings.gradient_clip}
         schedule["precision"] = settings.precision
         adapted = lora.add(self.policy, settings.precision.lora, session.job.seed)
+        judging = lora.add(discriminator.backbone, settings.precision.discriminator_lora, session.job.seed)
         schedule["world"] = session.world
         for model in (self.policy, discriminator.backbone):
             sharding.shard(model, session.world, settings.precision.compute)
@@ -132,6 +133,7 @@ class Game:
             discriminator.named_parameters(),
             learning_rate=settings.discriminator_learning_rate,
             weight_decay=DISCRIMINATOR_WEIGHT_DECAY,
+            adapted=judging,
             **schedule,
         )
         self.policy_step = PolicyStep(session, self.learner, reference)

@@ -1,4 +1,4 @@
-"""Low-rank adapters (PEFT) in a policy: trained in place of its weights, merged wherever the weights are asked for."""
+"""Low-rank adapters (PEFT) in a model: trained in place of its weights, merged wherever the weights are asked for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from integrations.alignment.seeds import derive
+from integrations.errors import BadInput
 
 NAME = "default"
 """The adapters' name within PEFT."""
@@ -22,6 +23,9 @@ def add(model: Any, lora: Any, seed: int) -> Any | None:
 
     Returns:
         The model, or None where it stays as it is.
+
+    Raises:
+        BadInput: the model has none of the matrices.
     """
     if lora is None:
         return None
@@ -34,7 +38,13 @@ def add(model: Any, lora: Any, seed: int) -> Any | None:
     )
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "lora"))
-        inject_adapter_in_model(config, model, adapter_name=NAME)
+        try:
+            inject_adapter_in_model(config, model, adapter_name=NAME)
+        except ValueError as error:
+            raise BadInput(
+                f"none of the adapters' targets ({', '.join(lora.targets)}) is a matrix of this model",
+                "name some of its attention in `targets`; a mixture of experts has no others",
+            ) from error
     for module in adapted(model).values():
         for matrix in (module.lora_A[NAME].weight, module.lora_B[NAME].weight):
             matrix.data = matrix.data.to(torch.float32)

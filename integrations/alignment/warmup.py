@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from integrations.alignment import checkpoints, contest, heldout, sharding, storage
+from integrations.alignment import checkpoints, contest, heldout, lora, sharding, storage
 from integrations.alignment.creation import build
 from integrations.alignment.discriminator import Discriminator
 from integrations.alignment.formats import narrow
@@ -56,6 +56,7 @@ class Warmup:
     def __init__(self, session: Session, discriminator: Discriminator) -> None:
         settings = session.job.settings
         self.session, self.discriminator = session, discriminator
+        adapted = lora.add(discriminator.backbone, settings.precision.discriminator_lora, session.job.seed)
         sharding.shard(discriminator.backbone, session.world, settings.precision.compute)
         self.player = Player(
             "discriminator",
@@ -65,6 +66,7 @@ class Warmup:
             warmup_steps=settings.warmup_steps,
             gradient_clip=settings.gradient_clip,
             precision=settings.precision,
+            adapted=adapted,
             world=session.world,
         )
         self.pairs = read_pairs(Path(settings.pairs), session.splitter) if settings.pairs else None

@@ -63,6 +63,7 @@ SETTINGS = {
         masters="split",
         moments="fp32",
         lora=None,
+        discriminator_lora=None,
         freeze_vision=False,
         micro_branches=0,
         head_chunk=1024,

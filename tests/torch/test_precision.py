@@ -13,17 +13,21 @@ import pytest
 import torch
 
 from integrations.alignment import advantages as adv
-from integrations.alignment import batching, checkpoints, contest, storage
+from integrations.alignment import batching, checkpoints, contest, lora, storage
 from integrations.alignment.game import Game
 from integrations.alignment.model import dtype_to_load, load_policy, stored_dtype
 from integrations.alignment.names import POLICY_WEIGHTS
+from integrations.alignment.players import Player
 from integrations.alignment.policy import response_log_probs
 from integrations.alignment.prompts import Encoder
 from integrations.alignment.rollout import Generation
 from integrations.alignment.segments import Splitter
+from integrations.alignment.world import World as Alone
 from integrations.common.checkpoint import check_frozen
 from integrations.common.rows import Row
+from integrations.errors import BadInput
 from tests.torch.conftest import response
+from tests.torch.test_discriminator import build
 from tests.torch.test_game import SETTINGS, groups_of, new_game
 
 World = tuple[Path, list[Row]]
@@ -74,7 +78,7 @@ def log_probs(model: Any, encoder: Encoder, world: World, game: Game) -> torch.T
         {"compute": "bf16", "masters": "fp32", "moments": "bf16", "freeze_vision": True},
         {"compute": "bf16", "masters": "none", "moments": "offload"},
         {"lora": LORA},
-        {"lora": LORA, "compute": "bf16", "moments": "8bit"},
+        {"lora": LORA, "discriminator_lora": LORA, "compute": "bf16", "moments": "8bit"},
     ],
     ids=lambda formats: " ".join(str(value) for value in formats.values() if value is not LORA) or "plain",
 )
@@ -125,6 +129,48 @@ def test_adapters_are_published_merged_and_change_nothing_else(
     there, here = log_probs(plain, encoder, world, game), log_probs(game.policy, encoder, world, game)
     assert (there - here).abs().max() < 1e-4
     assert (here - log_probs(policy, encoder, world, game)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("words", [{}, {"architecture": "dense", "score": "head"}], ids=["experts", "dense"])
+def test_a_discriminator_learns_by_adapters_and_is_saved_without(
+    policy: Any, encoder: Encoder, world: World, words: dict[str, Any], tmp_path: Path
+) -> None:
+    discriminator = build(policy, encoder, **words)
+    before = {name: value.detach().clone() for name, value in discriminator.named_parameters()}
+    adapted = lora.add(discriminator.backbone, LORA, 0)
+    player = Player(
+        "discriminator",
+        discriminator.named_parameters(),
+        learning_rate=1e-2,
+        weight_decay=0.0,
+        warmup_steps=0,
+        gradient_clip=1.0,
+        adapted=adapted,
+    )
+    prompts, splitter = [encoder.encode(row) for row in world[1][4:8]], Splitter(encoder.tokenizer)
+    teachers = [splitter.split(row["response"]) for row in world[1][4:8]]
+    batch = contest.pair_up(prompts, teachers, contest.valid_segments(groups_of(encoder, 4), splitter))
+    losses = []
+    for step in range(8):
+        _, found = contest.learn(discriminator, player, batch, contest.Objective(1e-3, 0.0, 4), step, Alone())
+        losses.append(found["discriminator_loss"])
+    assert losses[-1] < 0.9 * losses[0]
+    weights = dict(player.weights())
+    assert weights.keys() == before.keys()
+    moved = {name.split(".")[-2] for name, value in weights.items() if not torch.equal(value, before[name])}
+    dense = {"q_proj", "v_proj", "down_proj", "perception", "reasoning"}
+    assert moved == (dense if words else {"q_proj", "v_proj"})
+
+    storage.save(discriminator, tmp_path, weights.items())
+    loaded = storage.load(tmp_path, discriminator.banned_V, reference=discriminator.reference, device="cpu")
+    scores = contest.judge(discriminator, batch, 4), contest.judge(loaded, batch, 4)
+    assert np.allclose(scores[0].student_2R, scores[1].student_2R, atol=1e-3)
+
+
+def test_adapters_for_matrices_that_a_model_lacks_are_refused(policy: Any, encoder: Encoder) -> None:
+    backbone = build(policy, encoder).backbone
+    with pytest.raises(BadInput, match=r"none of the adapters' targets \(up_proj, down_proj\)"):
+        lora.add(backbone, SimpleNamespace(rank=4, alpha=8.0, targets=["up_proj", "down_proj"]), 0)
 
 
 @pytest.mark.parametrize("compute", ["fp32", "bf16"])

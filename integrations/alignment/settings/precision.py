@@ -71,11 +71,16 @@ class PrecisionSettings(Settings):
     on CPU the same as `fp32`."""
 
     lora: LoraSettings | None = None
-    """Train adapters of the policy instead of its weights, for one small GPU; the discriminator is trained whole. The
-    result is a plain checkpoint with the adapters merged in, and the frozen weights also serve as the reference, so
-    that there is no second copy. `{}` takes `rank: 32` (width; a matrix of m x n trains rank (m + n) numbers),
-    `alpha: 64` (their product is scaled by alpha / rank) and all seven `targets` of a layer, q_proj to down_proj.
-    Adapters want some ten times the learning rate of weights. `null`: train the weights."""
+    """Train adapters of the policy instead of its weights, for one small GPU. The result is a plain checkpoint with
+    the adapters merged in, and the frozen weights also serve as the reference, so that there is no second copy.
+    `{}` takes `rank: 32` (width; a matrix of m x n trains rank (m + n) numbers), `alpha: 64` (their product is
+    scaled by alpha / rank) and all seven `targets` of a layer, q_proj to down_proj. Adapters want some ten times
+    the learning rate of weights. `null`: train the weights."""
+
+    discriminator_lora: LoraSettings | None = None
+    """The same for the discriminator's backbone, in both stages; heads are trained whole. A mixture of experts gets
+    adapters in its attention only: experts and routers stay as they were, so an upcycled one should be warmed up whole
+    before, or be `architecture: dense`. `null`: train the weights."""
 
     freeze_vision: bool = False
     """Keep the vision towers of policy and discriminator as they are; the stage fails if one changed by a bit."""
