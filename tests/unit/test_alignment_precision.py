@@ -49,6 +49,7 @@ def test_what_cannot_work_is_refused(kind: Any, fields: dict[str, Any], says: st
         {"precision": {"compute": "bf16"}, "learning_rate": 1e-6, "discriminator_learning_rate": 1e-6},
         {"precision": NARROW, "learning_rate": 1e-3, "discriminator_learning_rate": 1e-3},
         {"precision": NARROW | {"lora": {}}, "learning_rate": 1e-6, "discriminator_learning_rate": 1e-3},
+        {"precision": NARROW | {"discriminator_lora": {}}, "learning_rate": 1e-3, "discriminator_learning_rate": 1e-6},
     ],
 )
 def test_what_can_work_is_not(fields: dict[str, Any]) -> None:

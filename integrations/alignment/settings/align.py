@@ -184,9 +184,9 @@ class AlignSettings(ModeSettings):
 
     @model_validator(mode="after")
     def _updates_are_not_lost(self) -> Self:
-        if self.precision.lora is None:
-            self.precision.check_rate("learning_rate", self.learning_rate)
-        self.precision.check_rate("discriminator_learning_rate", self.discriminator_learning_rate)
+        rate, formats = self.discriminator_learning_rate, self.precision
+        formats.check_rate("learning_rate", self.learning_rate, formats.lora)
+        formats.check_rate("discriminator_learning_rate", rate, formats.discriminator_lora)
         return self
 
     @model_validator(mode="after")

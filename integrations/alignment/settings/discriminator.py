@@ -185,8 +185,8 @@ class DiscriminatorSettings(ModeSettings):
     @model_validator(mode="after")
     def _precision_fits(self) -> Self:
         if self.precision.lora is not None:
-            raise ValueError("precision.lora is for the policy, which the align stage trains; leave it out here")
-        self.precision.check_rate("learning_rate", self.learning_rate)
+            raise ValueError("precision.lora is for the policy, which the align stage trains: discriminator_lora here")
+        self.precision.check_rate("learning_rate", self.learning_rate, self.precision.discriminator_lora)
         return self
 
     @model_validator(mode="after")

@@ -104,15 +104,18 @@ class PrecisionSettings(Settings):
             raise ValueError("masters: none needs `compute: bf16`, for fp32 weights are their own masters")
         return self
 
-    def check_rate(self, field: str, rate: float) -> None:
+    def check_rate(self, field: str, rate: float, adapters: LoraSettings | None) -> None:
         """Refuse a learning rate whose updates bf16 weights would round away.
 
         AdamW moves a weight by about the learning rate in a step, so weights larger than rate / 2^-9 stand still.
 
+        Args:
+            adapters: what is trained in place of the weights; they are fp32.
+
         Raises:
             ValueError: naming the field and the reason.
         """
-        if self.compute != "bf16" or self.masters != "none":
+        if self.compute != "bf16" or self.masters != "none" or adapters is not None:
             return
         largest = rate / SMALLEST_UPDATE
         if largest < TYPICAL_WEIGHT:
