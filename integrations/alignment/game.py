@@ -242,7 +242,7 @@ class Game:
         found |= {"discriminator_scale": self.judge.scale}
         found |= {f"gated_{role}": float(gate) for role, gate in zip(ROLES, closed, strict=True)}
         found |= metrics.advantage_metrics(shares) | metrics.response_metrics(seen)
-        found |= metrics.content_metrics(seen, whole, job.seed)
+        found |= metrics.content_metrics(seen, whole)
         found |= {"tokens_per_second": seen.tokens / watch.seconds["seconds_rollout"]} | watch.seconds
         work = metrics.step_work(
             seen,

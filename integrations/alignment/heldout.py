@@ -173,8 +173,8 @@ def _share(name: str, margins: np.ndarray, which: np.ndarray) -> dict[str, float
     return {name: share, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def separations(scores: contest.Scores, judged: Judged, seed: int) -> dict[str, float]:
-    """How often right segments score above wrong ones; see `check`."""
+def separations(scores: contest.Scores, judged: Judged, seed: int | None = None) -> dict[str, float]:
+    """How often right segments score above wrong ones; see `check`. Without `seed` there are no intervals."""
     caption, answer = judged.right_2R
     everything: np.ndarray = np.ones(len(caption), bool)
     asked = {
@@ -190,7 +190,7 @@ def separations(scores: contest.Scores, judged: Judged, seed: int) -> dict[str, 
         found[f"{name}_pairs"] = float(right.sum() * (~right).sum()) or None
         found[f"{name}_within"] = losses.separation(values, right, which)
         found[f"{name}_same_style"] = losses.separation(values, right, judged.style_2R[role][mask])
-        if name != "right_over_wrong_answer":
+        if seed is not None and name != "right_over_wrong_answer":
             found[f"{name}_low"], found[f"{name}_high"] = separation_interval(values, right, which, seed)
     return {name: value for name, value in found.items() if value is not None}
 

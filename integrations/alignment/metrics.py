@@ -91,7 +91,7 @@ def response_metrics(seen: Seen) -> dict[str, float]:
     }
 
 
-def content_metrics(seen: Seen, scores: Scores, seed: int) -> dict[str, float]:
+def content_metrics(seen: Seen, scores: Scores) -> dict[str, float]:
     """What the discriminator owes to content and what to style, among the step's own responses.
 
     `caption` and `answer`: shares of all responses that are right. `right_over_wrong_ROLE`, with `_within` and
@@ -102,7 +102,7 @@ def content_metrics(seen: Seen, scores: Scores, seed: int) -> dict[str, float]:
     caption, answer = judged.right_2R.sum(1) / responses
     found = {"caption": float(caption), "answer": float(answer)}
     if seen.students:
-        measured = heldout.accuracies(scores, judged) | heldout.separations(scores, judged, seed)
+        measured = heldout.accuracies(scores, judged) | heldout.separations(scores, judged)
         wanted = ("right_over_wrong", "same_style", "same_length")
         ends = ("_low", "_high", "_pairs")
         found |= {

@@ -61,12 +61,12 @@ def test_content_is_told_from_style(encoder: Encoder, world: World) -> None:
     one = seen(encoder, world)
     batch = pair_up([], one.teachers, one.segments)
     right = np.array([[1, 1, 0, 1, 1, 1], [1, 0, 0, 1, 1, 1]], float)
-    found = metrics.content_metrics(one, Scores(np.ones((2, 2)), right, np.array(batch.which)), 0)
+    found = metrics.content_metrics(one, Scores(np.ones((2, 2)), right, np.array(batch.which)))
     assert (found["caption"], found["answer"]) == (5 / 8, 4 / 8)
     assert found["right_over_wrong_perception"] == found["right_over_wrong_perception_within"] == 1.0
     assert found["right_over_wrong_reasoning"] == 1.0
     style = np.array([[0, 0, 0, 1, 1, 0]] * 2, float)
-    found = metrics.content_metrics(one, Scores(np.zeros((2, 2)), style, np.array(batch.which)), 0)
+    found = metrics.content_metrics(one, Scores(np.zeros((2, 2)), style, np.array(batch.which)))
     assert found["right_over_wrong_perception_within"] == 0.5
     assert found["pair_accuracy_perception_same_style"] == 0.5
     assert not [name for name in found if name.endswith(("_low", "_high", "_pairs"))]
@@ -76,7 +76,7 @@ def test_without_a_valid_response_there_is_nothing_to_compare(encoder: Encoder, 
     one = seen(encoder, world)
     empty = metrics.Seen(one.groups, [[None] * 4] * 2, one.teachers, [], one.rows, one.prompt_tokens)
     scores = Scores(np.zeros((2, 2)), np.zeros((2, 0)), np.zeros(0, np.int64))
-    assert metrics.content_metrics(empty, scores, 0) == {"caption": 0.0, "answer": 0.0}
+    assert metrics.content_metrics(empty, scores) == {"caption": 0.0, "answer": 0.0}
 
 
 @pytest.mark.parametrize(
