@@ -27,6 +27,7 @@ class DiscriminatorSettings(ModeSettings):
         "wording": "demonstration",
         "likelihood": 0.0,
         "pretrain_steps": 0,
+        "score_regulariser": 0.0,
     }
 
     kind: Literal["discriminator"] = "discriminator"
@@ -157,7 +158,8 @@ class DiscriminatorSettings(ModeSettings):
     length and a missing end tell demonstrations from responses. The game does as this stage did."""
 
     score_regulariser: Weight = 1e-3
-    """Weight of the mean squared score, which keeps scores near zero without a hard clip."""
+    """Weight of the mean squared score, which keeps scores near zero without a hard clip. Paper 0 in the warm-up; its
+    game has 0.001."""
 
     balance: Weight = 0.01
     """Weight of the load-balancing loss, kept through the game. 0 switches it off."""
