@@ -197,6 +197,18 @@ def test_a_discriminator_to_start_from_is_given_to_the_engine(tmp_path: Path) ->
         DiscriminatorAdapter().check_inputs(ctx)
 
 
+def test_pairs_are_given_to_the_engine_by_their_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ctx = context(tmp_path, DiscriminatorSettings(pairs="pairs.jsonl"))
+    with pytest.raises(BadInput, match=r"the pairs pairs\.jsonl do not exist"):
+        DiscriminatorAdapter().check_inputs(ctx)
+    (tmp_path / "pairs.jsonl").write_text("")
+    DiscriminatorAdapter().check_inputs(ctx)
+    (launch,) = DiscriminatorAdapter().render(ctx)
+    job = json.loads(Path(launch.argv[-1]).read_text())
+    assert job["settings"]["pairs"] == str((tmp_path / "pairs.jsonl").resolve())
+
+
 def test_missing_inputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"the teacher pool .*others\.jsonl does not exist"):
         DiscriminatorAdapter().check_inputs(context(tmp_path, DiscriminatorSettings(teacher="others")))
@@ -216,6 +228,19 @@ def test_a_finished_stage_launches_nothing_and_an_extended_one_does(tmp_path: Pa
     leave_result(context(tmp_path, AlignSettings(), steps=20))
     assert adapter.render(context(tmp_path, AlignSettings(), steps=20)) == ()
     assert len(adapter.render(context(tmp_path, AlignSettings(), steps=25))) == 1
+
+
+def test_telling_errors_in_demonstrations_is_enough_where_responses_are_mostly_right(tmp_path: Path) -> None:
+    """Restated, a demonstration and a right response are the same: a tie, and the pair accuracy is near one half."""
+    ctx = context(tmp_path, DiscriminatorSettings(steps=20))
+    ties = {f"held_out_pair_accuracy_{name}_low": 0.45 for name in ("perception", "reasoning", "total")}
+    told = {f"held_out_content_accuracy_{role}_low": 0.8 for role in ("perception", "reasoning")}
+    leave_result(ctx, metrics=GOOD | ties | told)
+    assert not DiscriminatorAdapter().finish(ctx).notes
+    one = told | {"held_out_content_accuracy_reasoning_low": 0.5}
+    leave_result(ctx, metrics=GOOD | ties | one)
+    with pytest.raises(StageFailed, match="not above chance"):
+        DiscriminatorAdapter().finish(ctx)
 
 
 def test_without_a_result_a_stage_has_failed_whatever_the_exit_code(tmp_path: Path) -> None:
