@@ -180,7 +180,7 @@ def measure(options: Options) -> dict[str, Any]:
     }
     found["phases"] = {name: vars(work[name]) | {"peak_bytes": peaks[name]} for name in runs}
     found["growth"] = growth(size, bench)
-    found["tables"] = [_phase_table(found), _growth_table(found["growth"])]
+    found["tables"] = [_phase_table(found), _growth_table(found["growth"]), _micro_table(found)]
     return found
 
 
@@ -291,12 +291,15 @@ def _growth_table(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for row in rows:
         measured = row.get("seconds", {})
         computed = [f"{row['flops'][name]:.1f}" for name in names]
-        cells.append(
-            [row["prompt"], row["group"], *computed, *(f"{measured[n]:.1f}" if measured else "" for n in names)]
-        )
-    short = ("discr.", "policy", "step")
-    columns = ["prompt", "group", *(f"{name} FLOP" for name in short), *(f"{name} s" for name in short)]
+        told = [f"{measured[name]:.1f}" if measured else "" for name in names]
+        cells.append([f"{row['prompt']} x {row['group']}", *computed, *told])
+    columns = ["prompt x group", "discr.", "policy", "step", "discr. s", "policy s", "step s"]
     return {"title": "Reference over ours: operations, and seconds where measured", "columns": columns, "rows": cells}
+
+
+def _micro_table(found: dict[str, Any]) -> dict[str, Any]:
+    columns = ["reference over micro", *found["micro"]]
+    return {"title": "In parts", "columns": columns, "rows": [["", *(f"{x:.2f}" for x in found["micro"].values())]]}
 
 
 if __name__ == "__main__":

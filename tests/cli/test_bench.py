@@ -85,4 +85,4 @@ def test_measurements_in_the_engine_compare_equal_work(alignment_env: Environmen
     bench._print(bench.Benchmark("alignment", "alignment", "A step."), found)
     told = capsys.readouterr().out
     assert "discriminator, micro" in told
-    assert "step FLOP" in told
+    assert "64 x 4 " in told

@@ -142,7 +142,7 @@ def test_result_has_the_ratios_and_tables(tmp_path: Path):
     assert {*found["ratios"]} == {"discriminator", "policy", "step", "memory"}
     assert {*found["micro"]} == {"discriminator", "policy", "step"}
     assert {*found["phases"]} == {*found["seconds"]}
-    assert [len(table["rows"]) for table in found["tables"]] == [8, 9]
+    assert [len(table["rows"]) for table in found["tables"]] == [8, 9, 1]
     assert sum("seconds" in row for row in found["growth"]) == len(SIZE.measured) == 1
     for table in found["tables"]:
         assert all(len(row) == len(table["columns"]) for row in table["rows"])
