@@ -25,7 +25,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import DynamicCache
 
-from integrations.alignment.attention import Packing, Past
+from integrations.alignment.attention import Packing, Past, padded
 from integrations.alignment.prompts import Prompt
 
 Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
@@ -222,7 +222,7 @@ def continue_prompts(model: Any, state: PromptState, tails: Tails) -> torch.Tens
     positions_N = (state.next_B[:, None] + steps_RT)[tails.mask_RT]
     embedded_NH = language.embed_tokens(tails.ids_RT[tails.mask_RT])
     hidden_NH = _language(language, embedded_NH, positions_N.expand(3, -1), Packing(tails.lengths, state.past))
-    return pad_sequence(hidden_NH.split(list(tails.lengths)), batch_first=True)
+    return padded(hidden_NH.split(list(tails.lengths)))
 
 
 def predicting_states(state: PromptState, hidden_RTH: torch.Tensor) -> torch.Tensor:
