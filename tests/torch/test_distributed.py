@@ -106,8 +106,9 @@ def test_responses_do_not_depend_on_the_number_of_processes(alone: Found, togeth
     assert len({len(ids) for ids in alone["sample"]["responses"]}) > 0
 
 
-def test_a_resumed_step_is_the_same_to_the_last_bit(alone: Found, together: Found) -> None:
-    for found in (alone["resume"], together["resume"]):
+@pytest.mark.parametrize("case", ["resume", *(f"resume, {name}" for name in two_processes.FORMATS)])
+def test_a_resumed_step_is_the_same_to_the_last_bit(case: str, alone: Found, together: Found) -> None:
+    for found in (alone[case], together[case]):
         assert distance(found["start"], found["straight"]) > 1e-7
         for name, value in found["straight"].items():
             assert torch.equal(value, found["resumed"][name]), name

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from integrations.alignment import advantages as adv
-from integrations.alignment import checkpoints, contest, sharding
+from integrations.alignment import checkpoints, contest, lora, sharding
 from integrations.alignment.model import load_policy, load_processor
 from integrations.alignment.players import Player
 from integrations.alignment.policy_step import PolicyStep
@@ -51,8 +51,8 @@ class Setting:
     def policy(self) -> Any:
         return load_policy(self.model, dtype=torch.float64)
 
-    def player(self, parameters: Any, optimizer: str = "sgd") -> Player:
-        options = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_steps": 0, "gradient_clip": 1e9}
+    def player(self, parameters: Any, optimizer: str = "sgd", **formats: Any) -> Player:
+        options = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_steps": 0, "gradient_clip": 1e9} | formats
         player = Player("model", parameters, world=self.world, **options)
         if optimizer == "sgd":
             player.optimizer = torch.optim.SGD(player.parts.values(), lr=1e-2)  # type: ignore[assignment]
@@ -134,26 +134,47 @@ def sample(setting: Setting) -> dict[str, Any]:
     return {"responses": [ids for share in shares for ids in share]}
 
 
-def resume(setting: Setting, folder: Path) -> dict[str, Any]:
+FORMATS: dict[str, dict[str, Any]] = {
+    "8-bit moments": {"compute": "fp32", "masters": "split", "moments": "8bit", "lora": None},
+    "bf16 as loaded": {"compute": "bf16", "masters": "split", "moments": "fp32", "lora": None},
+    "adapters": {
+        "compute": "bf16",
+        "masters": "split",
+        "moments": "fp32",
+        "lora": SimpleNamespace(rank=4, alpha=8.0, targets=["q_proj", "down_proj"]),
+    },
+}
+
+
+def resume(setting: Setting, folder: Path, formats: str | None = None) -> dict[str, Any]:
     """Two steps of AdamW in one go, and with a checkpoint in between."""
     world = setting.world
+
+    def start() -> tuple[Any, Player]:
+        if formats is None:
+            model = sharding.shard(setting.policy(), world)
+            return model, setting.player(model.named_parameters(), "adamw")
+        precision = SimpleNamespace(**FORMATS[formats])
+        model = load_policy(setting.model, dtype=torch.bfloat16 if formats == "bf16 as loaded" else torch.float32)
+        adapted = lora.add(model, precision.lora, 0)
+        sharding.shard(model, world, precision.compute)
+        return model, setting.player(model.named_parameters(), "adamw", precision=precision, adapted=adapted)
+
     ends = []
     for stop in (False, True):
-        model = sharding.shard(setting.policy(), world)
-        player = setting.player(model.named_parameters(), "adamw")
+        model, player = start()
         for step in range(2):
             if stop and step == 1:
                 state = {"policy": sharding.collect(player.weights(), world), "player": player.state()}
                 checkpoints.save(folder, step, state, world=world)
-                model = sharding.shard(setting.policy(), world)
-                player = setting.player(model.named_parameters(), "adamw")
+                model, player = start()
                 at, found = checkpoints.newest(folder, world) or (0, {})
                 assert at == 1
                 player.restore(found["player"], found["policy"])
             player.begin(step)
             sharding.run(model, backward, setting, model, step)
             player.finish(0.0)
-        ends.append(weights(player))
+        ends.append({name: value.clone() for name, value in player.weights()})
     return {
         "straight": ends[0],
         "resumed": ends[1],
@@ -177,7 +198,8 @@ def damaged(setting: Setting, folder: Path) -> dict[str, Any]:
 def backward(setting: Setting, model: Any, step: int) -> None:
     """A gradient of any kind."""
     for value in model.parameters():
-        (value.double().pow(2).sum() * (1 + step + setting.world.rank)).backward()
+        if value.requires_grad:
+            ((value.double() - 0.1).pow(2).sum() * (1 + step + setting.world.rank)).backward()
 
 
 def play(world: World, folder: Path) -> dict[str, Any]:
@@ -207,6 +229,8 @@ def play(world: World, folder: Path) -> dict[str, Any]:
     found["policy, nothing"] = act(setting, nowhere)
     found["sample"] = sample(setting)
     found["resume"] = resume(setting, folder / f"checkpoints-{world.size}")
+    for name in FORMATS:
+        found[f"resume, {name}"] = resume(setting, folder / f"{name}-{world.size}", name)
     found["damaged"] = damaged(setting, folder / f"damaged-{world.size}")
     return found
 
