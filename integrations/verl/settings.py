@@ -7,11 +7,13 @@ and yields to what a recipe gives. The names here are the field's; the adapter t
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from integrations.contract import Settings
+from integrations.presets import PresetSettings
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     # The paper's table and its GRPO script agree but for the KL term: "per-algorithm default" in the README, off in all
@@ -52,8 +54,19 @@ class JudgeSettings(Settings):
     """Questions under way at the same time."""
 
 
-class RlvrSettings(Settings):
+class RlvrSettings(PresetSettings):
     """One RLVR stage. A step is one batch of prompts sampled, scored and learnt from."""
+
+    PRESET: ClassVar[str] = "algorithm"
+
+    @classmethod
+    def preset(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What makes the algorithm; its warm-up is at most a tenth of the stage."""
+        defaults = ALGORITHMS.get(str(data.get("algorithm", "grpo")), {})
+        steps = data.get("steps", cls.model_fields["steps"].default)
+        if not defaults or not isinstance(steps, int):
+            return defaults
+        return {**defaults, "warmup_steps": min(defaults["warmup_steps"], steps // 10)}
 
     kind: Literal["rlvr"] = "rlvr"
     """Names the stage's type in a recipe."""
@@ -154,17 +167,6 @@ class RlvrSettings(Settings):
     max_failed_share: float = Field(default=0.02, ge=0, lt=1)
     """Largest share of responses that may be lost to errors in sampling or scoring before the stage counts as failed;
     verl pads the batch and goes on without a word."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults_of_the_algorithm(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        defaults = dict(ALGORITHMS.get(str(given.get("algorithm", "grpo")), {}))
-        steps = given.get("steps", cls.model_fields["steps"].default)
-        if "warmup_steps" in defaults and isinstance(steps, int):
-            defaults["warmup_steps"] = min(defaults["warmup_steps"], steps // 10)
-        return defaults | given
 
     @model_validator(mode="after")
     def _reward_is_a_share(self) -> RlvrSettings:

@@ -19,6 +19,7 @@ from benchmarks.suites import names as suite_names
 from integrations.alignment.settings import AlignSettings, DiscriminatorSettings
 from integrations.contract import Settings
 from integrations.llamafactory.settings import SftSettings
+from integrations.presets import PresetSettings
 from integrations.verl.settings import RlvrSettings
 
 FORMAT = 1
@@ -197,7 +198,8 @@ class Recipe(Settings):
         if not changes:
             return settings
         data = settings.model_dump()
-        if "mode" in changes:  # the mode's own defaults hold for what the recipe does not give
+        if isinstance(settings, PresetSettings) and settings.PRESET in changes:
+            # What the field brings holds for what the recipe does not give.
             given = settings.model_fields_set
             data = {name: value for name, value in data.items() if name in given or isinstance(value, dict)}
         for path, value in changes.items():
@@ -264,12 +266,14 @@ class Recipe(Settings):
                 raise ValueError(_inside(f"arms.{arm}.set.{stage}", error)) from error
 
     @model_validator(mode="after")
-    def _modes_written_out(self) -> Self:
-        """Give an arm that changes a stage's mode all that this changes: written out in full, where every field of the
-        stage is given, the recipe still means the same."""
+    def _presets_written_out(self) -> Self:
+        """Give an arm that changes a stage's mode or algorithm all that this changes: written out in full, where every
+        field of the stage is given, the recipe still means the same."""
         for name, arm in self.arms.items():
-            for path in [path for path in arm.set if path.partition(".")[2] == "mode"]:
-                stage = _stage(path)
+            for path in list(arm.set):
+                stage, field = _stage(path), path.partition(".")[2]
+                if getattr(self.stages[stage], "PRESET", None) != field:
+                    continue
                 plain = self.stages[stage].model_dump()
                 for field, value in self.stage_of(name, stage).model_dump().items():
                     if value != plain[field] and not isinstance(value, dict):

@@ -287,6 +287,20 @@ def test_what_a_recipe_gives_goes_before_the_algorithms_own() -> None:
     assert RlvrSettings(data=["rlvr"], algorithm="gspo").warmup_steps == 75
 
 
+def test_an_arm_may_have_an_algorithm_of_its_own() -> None:
+    from prism_cli.recipes.load import dump, load
+    from prism_cli.recipes.schema import Recipe
+
+    for recipe in (load("digits", sets=["arms.control.set.rlvr.algorithm=gspo"]).recipe,):
+        again = Recipe.model_validate(yaml.safe_load(dump(recipe)))
+        for one in (recipe, again):
+            arm = one.stage_of("control", "rlvr")
+            assert isinstance(arm, RlvrSettings)
+            assert (arm.algorithm, arm.clip_high, arm.loss_average) == ("gspo", 4e-4, "responses")
+            assert arm.warmup_steps == 5, "the recipe gives it"
+            assert one.stage_of("prism", "rlvr") == recipe.stages["rlvr"]
+
+
 def test_without_a_gpu_the_plug_in_is_used(stage: StageContext) -> None:
     _, launch = RlvrAdapter().render(stage)
     written = configuration(stage)

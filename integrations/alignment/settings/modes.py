@@ -8,28 +8,20 @@ repairs and keep their defaults in both modes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import ModelWrapValidatorHandler, model_validator
-
-from integrations.contract import Settings
+from integrations.presets import PresetSettings
 
 Mode = Literal["prism", "paper"]
 
 
-class ModeSettings(Settings):
+class ModeSettings(PresetSettings):
     """Settings with a field `mode`; a subclass declares it (`mode: Mode = "prism"`) and fills `PAPER`."""
 
+    PRESET: ClassVar[str] = "mode"
     PAPER: ClassVar[Mapping[str, Any]] = {}
-    """Defaults with `mode: paper`, where they differ. Plain values only, no nested settings."""
+    """Defaults with `mode: paper`, where they differ."""
 
-    @model_validator(mode="wrap")
     @classmethod
-    def _defaults_of_the_mode(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if not isinstance(data, Mapping) or data.get("mode") != "paper":
-            return handler(data)
-        filled = {name: value for name, value in cls.PAPER.items() if name not in data}
-        settings = handler({**data, **filled})
-        # Nobody gave these: an arm that goes back to `prism` gets that mode's own.
-        settings.model_fields_set.difference_update(filled)
-        return settings
+    def preset(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        return cls.PAPER if data.get("mode") == "paper" else {}
