@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from integrations.alignment.discriminator import Discriminator, new_heads
 from integrations.alignment.model import banned_tokens, load_policy
 from integrations.alignment.policy import Part, policy_gradient
 from integrations.alignment.prompts import Encoder, Prompt
+from integrations.alignment.rollout import Rollouts, Sampling
 from integrations.alignment.segments import Segments, Splitter
 from integrations.alignment.upcycle import upcycle
 from integrations.alignment.world import World as Alone
@@ -233,9 +235,11 @@ def test_scores_and_gradients_equal_the_stock_model_on_one_sequence_at_a_time(
         found, gradients = learn(case, limits, 1e-2)
         torch.testing.assert_close(found, scores, atol=1e-12, rtol=1e-12)
         assert_equal(gradients, expected, 1e-10)
-    batching.checkpoint_layers(case.discriminator.backbone, case.discriminator.routing.again)
+    case.discriminator.save_memory(SimpleNamespace(head_chunk=7, gradient_checkpointing=True))
     for limits in (Limits(5), Limits(2, 3)):
-        found, gradients = learn(case, limits, 1e-2)
+        with sizes(case.discriminator.backbone.lm_head, rows_given) as heads:
+            found, gradients = learn(case, limits, 1e-2)
+        assert max(heads, default=0) <= 7
         torch.testing.assert_close(found, scores, atol=1e-12, rtol=1e-12)
         assert_equal(gradients, expected, 1e-10)
 
@@ -372,3 +376,15 @@ def test_policy_gradients_equal_the_stock_model_on_one_sequence_at_a_time(
             assert_equal(gradients_of(policy, ours(limits)), expected, 1e-10)
         prompts = sum(len(prompt.ids) for prompt in batch.prompts)
         assert sum(passes) == 2 * (prompts + total), "each layer is run once more in the backward pass"
+
+
+def test_decoding_keeps_its_cache_where_layers_are_computed_again(policy: Any, encoder: Encoder, world: World) -> None:
+    rollouts, sampling = Rollouts(policy, encoder), Sampling(max_new_tokens=12)
+    layer = policy.model.language_model.layers[0]
+    expected = rollouts.sample(world[1][:3], 2, sampling, [0, 1, 2], 6)
+    batching.checkpoint_layers(policy)
+    prompt = encoder.encode(world[1][1])
+    batching.read_prompts(policy, [prompt]).last_BH.sum().backward()
+    with sizes(layer.mlp, rows_given) as passes:
+        assert rollouts.sample(world[1][:3], 2, sampling, [0, 1, 2], 6) == expected
+    assert max(passes[1:]) <= 6, "a token for each response at a time"
