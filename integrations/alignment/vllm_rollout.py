@@ -272,6 +272,7 @@ def _start(folder: Path, rollout: RolloutSettings, dtype: torch.dtype, device: s
             enforce_eager=device == "cpu" or not rollout.compiled,
             enable_sleep_mode=sleep,
             tensor_parallel_size=1,
+            distributed_executor_backend=_executor(),
             disable_log_stats=True,
         )
     except (RuntimeError, ValueError, OSError) as error:
@@ -280,6 +281,12 @@ def _start(folder: Path, rollout: RolloutSettings, dtype: torch.dtype, device: s
             f"vLLM cannot start: {first_line}",
             "raise `rollout.gpu_memory_share` or lower `rollout.max_model_len`; without a GPU " + ASK_FOR_TRANSFORMERS,
         ) from error
+
+
+def _executor() -> str:
+    """Where several processes train, each has an engine of its own, on the GPU that torchrun gave the process."""
+    several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    return "external_launcher" if several else "uni"
 
 
 def _context(folder: Path, wanted: int) -> int:
