@@ -73,7 +73,7 @@ def _screened(job: Job, pool: TeacherPool, encoder: Encoder, world: World) -> Te
 
     limits = Limits(job.settings.max_prompt_tokens, job.settings.bad_rows)
     pool = screen(pool, encoder, limits, threads=job.threads, world=world, tell=tell)
-    for name, reason in pool.dropped.items():
+    for name, reason in pool.dropped.items() if world.first else ():
         print(f"left out {name}: {reason}", flush=True)
     return pool
 

@@ -14,7 +14,7 @@ models, and all functions here hand them through.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -140,20 +140,23 @@ def gather_gradients(parameters: Mapping[str, nn.Parameter], parts: Mapping[str,
 
     FSDP has summed those of what it took apart. What lies whole in every process (a head) is summed here.
     """
-    if world.size == 1:
-        norms = [_norm(value.grad) for value in parameters.values() if value.grad is not None]
-        return float(torch.linalg.vector_norm(torch.stack(norms)))
-    own, shared = 0.0, 0.0
+    own: list[torch.Tensor] = []
+    shared: list[torch.Tensor] = []
     for name, value in parameters.items():
-        if value.grad is None:
-            continue
         if isinstance(value.grad, DTensor):
             parts[name].grad = value.grad.to_local()
-            own += float(parts[name].grad.double().square().sum())
-        else:
+            own.append(_norm(parts[name].grad))
+        elif value.grad is not None:
             parts[name].grad = world.total(value.grad)
-            shared += float(parts[name].grad.double().square().sum())
-    return math.sqrt(world.sum(own) + shared)
+            shared.append(_norm(parts[name].grad))
+    if world.size == 1:
+        return _together(shared)
+    return math.sqrt(world.sum(_together(own) ** 2) + _together(shared) ** 2)
+
+
+def _together(norms: Sequence[torch.Tensor]) -> float:
+    """The norm of several tensors, from the norm of each."""
+    return float(torch.linalg.vector_norm(torch.stack(list(norms)))) if norms else 0.0
 
 
 def _norm(gradient: torch.Tensor) -> torch.Tensor:

@@ -70,7 +70,7 @@ class Warmup:
             world=session.world,
         )
         self.pairs = read_pairs(Path(settings.pairs), session.splitter) if settings.pairs else None
-        for name, reason in (self.pairs.dropped if self.pairs else {}).items():
+        for name, reason in (self.pairs.dropped if self.pairs and session.world.first else {}).items():
             print(f"left out {name}: {reason}", flush=True)
         self.step, self.generated_tokens = 0, 0
         self.best_loss, self.stale = float("inf"), 0

@@ -67,6 +67,7 @@ STEPS = [
     "discriminator, heads, micro",
     "policy, all",
     "policy, kl",
+    "policy, layers twice",
     "policy, one process without advantage",
 ]
 

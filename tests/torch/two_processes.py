@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from integrations.alignment import advantages as adv
-from integrations.alignment import checkpoints, contest, lora, sharding
+from integrations.alignment import batching, checkpoints, contest, lora, sharding
 from integrations.alignment.model import load_policy, load_processor
 from integrations.alignment.players import Player
 from integrations.alignment.policy_step import PolicyStep
@@ -93,10 +93,14 @@ def discriminate(setting: Setting, valid: Sequence[int], parts: tuple[int, int],
     return found | learnt(player) | {"before": before}
 
 
-def act(setting: Setting, earned: Callable[[np.random.Generator], np.ndarray], **change: Any) -> dict[str, Any]:
-    """One step of the policy, on three responses to each prompt."""
+def act(
+    setting: Setting, earned: Callable[[np.random.Generator], np.ndarray], again: bool = False, **change: Any
+) -> dict[str, Any]:
+    """One step of the policy, on three responses to each prompt; `again` computes layers twice, to save memory."""
     world, reference = setting.world, setting.policy()
     model = setting.policy()
+    if again:
+        batching.checkpoint_layers(model)
     with torch.no_grad():
         model.lm_head.weight.mul_(1.01)  # apart from the reference
     sharding.shard(model, world)
@@ -225,6 +229,7 @@ def play(world: World, folder: Path) -> dict[str, Any]:
 
     found["policy, all"] = act(setting, some)
     found["policy, kl"] = act(setting, some, kl=0.5, micro_prompts=8)
+    found["policy, layers twice"] = act(setting, some, again=True)
     found["policy, one process without advantage"] = act(setting, in_one)
     found["policy, nothing"] = act(setting, nowhere)
     found["sample"] = sample(setting)
