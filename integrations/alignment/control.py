@@ -24,6 +24,9 @@ SLOWER, FASTER = 0.8, 1.25
 SLOWEST, FASTEST = 1 / 32, 2.0
 CHANCE = 1.96
 """Standard errors by which a share must have fallen to count as fallen."""
+DOUBT = 1.0
+"""Standard errors by which it may be lower at the best check: a high win rate is also what a policy reaches that has
+found how to please a judge of style."""
 FALLING = ("answer", "caption", "valid")
 """Shares of held-out responses that must not fall."""
 
@@ -58,8 +61,8 @@ def indistinguishable(check: Check) -> bool:
     )
 
 
-def fallen(first: Check, now: Check, prompts: int) -> list[str]:
-    """Shares (`FALLING`) that are lower than at the first check by more than chance.
+def fallen(first: Check, now: Check, prompts: int, errors: float = CHANCE) -> list[str]:
+    """Shares (`FALLING`) that are lower than at the first check by more than so many standard errors.
 
     Args:
         prompts: held-out prompts. Counted once, however many responses each has: those of one prompt are alike.
@@ -70,7 +73,7 @@ def fallen(first: Check, now: Check, prompts: int) -> list[str]:
         if before is None or after is None:
             continue
         error = sqrt((before * (1 - before) + after * (1 - after)) / max(prompts, 1))
-        if before - after > max(CHANCE * error, 1e-9):
+        if before - after > max(errors * error, 1e-9):
             found.append(name)
     return found
 
@@ -147,7 +150,7 @@ class Control:
         valid = check.get("held_out_valid", 0.0)
         eligible = (
             not any(gates(check, settings.min_separation))
-            and not fallen(self.first, check, prompts)
+            and not fallen(self.first, check, prompts, DOUBT)
             and valid >= settings.min_valid_share * self.first.get("held_out_valid", 0.0)
         )
         if not eligible or (self.best_step is not None and win_rate(check) < win_rate(self.best)):

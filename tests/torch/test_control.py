@@ -118,6 +118,8 @@ def test_the_best_check_wins_most_and_has_not_fallen() -> None:
     assert state.check(30, check(0.7), settings(), 64)
     assert not state.check(40, check(0.5, answer=0.1), settings(), 64), "it wins, but its answers are gone"
     assert not state.check(50, check(0.5, valid=0.4), settings(), 64)
+    assert not state.check(55, check(0.5, answer=0.4), settings(stop_when="falling"), 64), "in doubt it is not the best"
+    assert not state.stopped
     gated = check(0.5, right_over_wrong_perception=0.5)
     assert not state.check(60, gated, settings(min_separation=0.6), 64)
     assert state.best_step == 30

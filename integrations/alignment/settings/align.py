@@ -143,7 +143,8 @@ class AlignSettings(ModeSettings):
     keep: Literal["last", "best"] = "last"
     """The policy that becomes the result: the `last` one, or that of the held-out check at which it won most pairs
     against the demonstrations (both roles; of equals the later), among checks that passed `min_separation` and
-    `min_valid_share` and where nothing was falling. The judge changes too, so a win rate is no absolute measure."""
+    `min_valid_share` and where neither answers, captions nor valid form were more than a standard error below the
+    starting policy's. The judge changes too, so a win rate is no absolute measure."""
 
     bad_rows: Literal["refuse", "skip"] = "skip"
     """Demonstrations without the three blocks, with an unreadable image or with too long a prompt: `skip` leaves them
