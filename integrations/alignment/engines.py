@@ -189,7 +189,8 @@ def open_sampler(
     if rollout.engine == "vllm":
         from integrations.alignment.vllm_rollout import VllmEngine
 
-        engine = VllmEngine(job.policy, encoder, banned_V, rollout, dtype=dtype, device=job.device)
+        longest = job.settings.max_prompt_tokens + max(rollout.max_new_tokens, CANARY.max_new_tokens)
+        engine = VllmEngine(job.policy, encoder, banned_V, rollout, longest=longest, dtype=dtype, device=job.device)
     else:
         engine = Rollouts(load_policy(job.policy, job.device, dtype), encoder)
     tolerance = rollout.canary_tolerance or TOLERANCE[dtype]

@@ -60,6 +60,7 @@ class VllmEngine:
         encoder: for the same processor.
         banned_V: (V,) bool, True for tokens that a response may not hold.
         rollout: the recipe's settings.
+        longest: tokens of a prompt with its response; room for at least one is reserved.
         dtype: of the engine's weights and activations.
 
     Raises:
@@ -73,6 +74,7 @@ class VllmEngine:
         banned_V: torch.Tensor,
         rollout: RolloutSettings,
         *,
+        longest: int,
         dtype: torch.dtype,
         device: str,
     ) -> None:
@@ -82,11 +84,12 @@ class VllmEngine:
         self.can_sleep = rollout.sleep and device != "cpu"
         if rollout.sleep and not self.can_sleep:
             print("the rollout engine does not sleep: there is no GPU memory to give up", flush=True)
-        self.llm = _start(folder, rollout, dtype, device, self.can_sleep)
+        context = _context(folder, longest)
+        self.llm = _start(folder, rollout, context, dtype, device, self.can_sleep)
         [names] = self.llm.apply_model(lambda model: [name for name, _ in model.named_parameters()])
         # Known under one name only while they are one tensor; the CPU build lays the output layer's copy out anew.
         self.tied = {} if "language_model.lm_head.weight" in names else {EMBEDDING: OUTPUT}
-        self.longest: int = self.llm.llm_engine.model_config.max_model_len
+        self.longest = context
 
     def sample(
         self, rows: Sequence[Row], samples: int, sampling: Sampling, seeds: Seeds, batch_size: int
@@ -173,7 +176,7 @@ class VllmEngine:
             raise BadInput(
                 f"{prompt.id} has {len(prompt.ids)} tokens; with {sampling.max_new_tokens} to generate that is more "
                 f"than the rollout engine's {self.longest}",
-                "raise `rollout.max_model_len`",
+                "lower `max_prompt_tokens` and `rollout.max_new_tokens`: the model itself allows no more",
             )
         if len(prompt.grids) > self.most_images:
             raise BadInput(f"{prompt.id} has {len(prompt.grids)} images", "raise `rollout.max_images`")
@@ -257,14 +260,14 @@ def _same(ours: tuple[float, float], theirs: tuple[float, float]) -> bool:
     return all(abs(a - b) <= EXACT * max(abs(a), size, 1e-30) for a, b, size in zip(ours, theirs, scale, strict=True))
 
 
-def _start(folder: Path, rollout: RolloutSettings, dtype: torch.dtype, device: str, sleep: bool) -> LLM:
+def _start(folder: Path, rollout: RolloutSettings, context: int, dtype: torch.dtype, device: str, sleep: bool) -> LLM:
     try:
         return LLM(
             model=str(folder),
             dtype=str(dtype).removeprefix("torch."),
             seed=0,
             generation_config="vllm",  # neutral defaults in place of the checkpoint's own
-            max_model_len=_context(folder, rollout.max_model_len),
+            max_model_len=context,
             max_num_seqs=rollout.batch_size,
             limit_mm_per_prompt={"image": rollout.max_images, "video": 0},
             logprobs_mode="processed_logprobs",
@@ -279,7 +282,7 @@ def _start(folder: Path, rollout: RolloutSettings, dtype: torch.dtype, device: s
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise StageFailed(
             f"vLLM cannot start: {first_line}",
-            "raise `rollout.gpu_memory_share` or lower `rollout.max_model_len`; without a GPU " + ASK_FOR_TRANSFORMERS,
+            "raise `rollout.gpu_memory_share` or lower `max_prompt_tokens`; without a GPU " + ASK_FOR_TRANSFORMERS,
         ) from error
 
 

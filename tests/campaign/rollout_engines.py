@@ -88,12 +88,14 @@ def open_vllm(
         canary_tolerance=None,
         sleep=False,
         batch_size=options.prompts * options.samples,
-        max_model_len=4096,
+        max_new_tokens=options.tokens,
         max_images=8,
         gpu_memory_share=options.gpu_memory_share,
         compiled=True,
     )
-    job: Any = SimpleNamespace(settings=SimpleNamespace(rollout=rollout), policy=options.model, device=DEVICE)
+    job: Any = SimpleNamespace(
+        settings=SimpleNamespace(rollout=rollout, max_prompt_tokens=4096), policy=options.model, device=DEVICE
+    )
     sampler = open_sampler(job, policy, encoder, rows, banned_V)
     assert isinstance(sampler, Synced)
     return sampler

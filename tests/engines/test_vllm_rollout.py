@@ -14,7 +14,7 @@ from prism_cli.engines.environments import Environment
 
 pytestmark = pytest.mark.engine
 
-ROLLOUT = RolloutSettings(engine="vllm", max_model_len=512, max_images=2)
+ROLLOUT = RolloutSettings(engine="vllm", max_new_tokens=96, max_images=2)
 
 
 def test_vllm_samples_the_policy_as_it_is_now(small_world: World, vllm_cpu_env: Environment, tmp_path: Path) -> None:

@@ -36,9 +36,6 @@ class RolloutSettings(Settings):
     and the trainer give to the canary responses after each takeover of the weights; above it the stage fails. Default:
     0.0001 in float32, 0.05 in bfloat16."""
 
-    max_model_len: Count = 8192
-    """vLLM: longest prompt with its response, in tokens. Room for at least one such sequence is reserved."""
-
     max_images: Annotated[int, Field(ge=0)] = 8
     """vLLM: most images in one prompt. Room for so many of the largest size is reserved."""
 
