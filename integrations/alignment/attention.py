@@ -48,8 +48,8 @@ class Past:
 class Packing:
     """The sequences of one pass, in their order in the row.
 
-    Not a dataclass: FSDP rebuilds those that are handed to a layer, from torch 2.13 on, and what `kept` gathers would
-    be lost with the copy.
+    Not a dataclass: FSDP rebuilds those that are handed to a layer, from torch 2.13 on, and what `kept` and `masks`
+    gather would be lost with the copy.
 
     Args:
         past: None where the sequences are prompts themselves.
@@ -59,6 +59,8 @@ class Packing:
         self.lengths, self.past = lengths, past
         self.kept: dict[int, KeysValues] = {}
         """Filled by the pass: its own keys and values per layer."""
+        self.masks: dict[tuple[int, ...], torch.Tensor] = {}
+        """Filled by the pass, so that all layers hold the same ones for the backward pass."""
 
     def buckets(self) -> list[list[int]]:
         """Sequences that attend together: of one prompt, and of like length."""
@@ -99,7 +101,7 @@ def shared_prompt_attention(
     found: dict[int, torch.Tensor] = {}
     for rows in packing.buckets():
         of_rows = ([parts[row] for row in rows] for parts in (queries, keys, values))
-        attended = _attend(*of_rows, scaling=scaling)
+        attended = _attend(*of_rows, scaling=scaling, masks=packing.masks)
         found |= {row: one[: packing.lengths[row]] for row, one in zip(rows, attended, strict=True)}
     return torch.cat([found[row] for row in range(len(packing.lengths))])[None], None
 
@@ -119,24 +121,34 @@ def padded(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _attend(
-    queries: list[torch.Tensor], keys: list[torch.Tensor], values: list[torch.Tensor], *, scaling: float | None
+    queries: list[torch.Tensor],
+    keys: list[torch.Tensor],
+    values: list[torch.Tensor],
+    *,
+    scaling: float | None,
+    masks: dict[tuple[int, ...], torch.Tensor],
 ) -> torch.Tensor:
     """(R, T, H, D): each sequence's queries are its last tokens; the rest of its keys come before all of them."""
     query_RTHD, key_RWGD, value_RWGD = (padded(parts) for parts in (queries, keys, values))
     (_, tokens, heads, width), groups = query_RTHD.shape, key_RWGD.shape[2]
-    first = keys[0].shape[0] - tokens
-    allowed_TW = torch.ones(tokens, key_RWGD.shape[1], dtype=torch.bool, device=key_RWGD.device).tril(first)
-    mask_TW = torch.zeros_like(allowed_TW, dtype=query_RTHD.dtype).masked_fill(~allowed_TW, -torch.inf)
+    size = (heads // groups, tokens, key_RWGD.shape[1])
+    mask = masks[size] if size in masks else masks.setdefault(size, _mask(*size, query_RTHD))
     # The queries that share a key head stand below each other, so that no key is repeated for them.
     folded = query_RTHD.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
     attended = F.scaled_dot_product_attention(
         folded,
         key_RWGD.transpose(1, 2),
         value_RWGD.transpose(1, 2),
-        attn_mask=mask_TW.repeat(heads // groups, 1)[None, None],
+        attn_mask=mask,
         scale=scaling,
     )
     return attended.unflatten(2, (-1, tokens)).permute(0, 3, 1, 2, 4).reshape(-1, tokens, heads, width)
+
+
+def _mask(copies: int, tokens: int, keys: int, like: torch.Tensor) -> torch.Tensor:
+    """(1, 1, copies * tokens, keys) to be added: the last of the tokens sees all keys, each one before it one fewer."""
+    hidden = torch.ones(tokens, keys, dtype=torch.bool, device=like.device).triu(keys - tokens + 1)
+    return torch.zeros_like(hidden, dtype=like.dtype).masked_fill(hidden, -torch.inf).repeat(copies, 1)[None, None]
 
 
 AttentionInterface.register(NAME, shared_prompt_attention)
