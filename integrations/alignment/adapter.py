@@ -71,11 +71,6 @@ class _AlignmentAdapter:
                 f"{ctx.name}: `processes` is {processes}, and this machine has {ctx.machine.gpus} GPUs",
                 "set it to at most one for each GPU, or to null",
             )
-        if processes > 1 and ctx.settings.precision.lora is not None:
-            raise BadInput(
-                f"{ctx.name}: precision.lora is for one process, and this stage runs in {processes}",
-                "set `processes: 1`, or `precision.lora: null`",
-            )
 
     def render(self, ctx: StageContext) -> Sequence[Launch]:
         for partial in ctx.checkpoint_dir.glob(".*.partial"):

@@ -49,9 +49,8 @@ def test_one_process_for_each_gpu_unless_said_otherwise(
     [
         (Machine(threads=8, gpus=4), {"prompts_per_step": 3}, "4 processes cannot share 3 prompts"),
         (Machine(threads=8, gpus=2), {"processes": 4}, "`processes` is 4, and this machine has 2 GPUs"),
-        (Machine(threads=8), {"processes": 2, "precision": {"lora": {}}}, "precision.lora is for one process"),
     ],
-    ids=["too few prompts", "too few GPUs", "lora"],
+    ids=["too few prompts", "too few GPUs"],
 )
 def test_what_cannot_be_shared_is_refused(
     machine: Machine, settings: dict[str, Any], says: str, tmp_path: Path
