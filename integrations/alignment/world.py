@@ -4,7 +4,8 @@ A step's prompts are dealt out, each process samples, scores and learns on its s
 step (counts, scores, measures) is gathered, so that every process knows the same figures. `open_world` finds the
 processes by the environment that torchrun gives each of them; without it there is one.
 
-Every process must make the same calls in the same order: who has less to do makes empty passes (see `most`).
+Every process must make the same calls here and of `sharding.run` in the same order, whatever its share holds; what
+it does in between is its own.
 """
 
 from __future__ import annotations
@@ -48,10 +49,6 @@ class World:
     def sum(self, value: float) -> float:
         """The sum over all processes, the same to the last bit in each."""
         return float(sum(self.gather(value)))
-
-    def most(self, value: int) -> int:
-        """The largest over all processes, e.g. of the number of passes that each has to make."""
-        return max(self.gather(value))
 
     def total(self, value: torch.Tensor) -> torch.Tensor:
         """The sum over all processes, without gradient; the same shape everywhere."""
