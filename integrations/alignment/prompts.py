@@ -135,7 +135,7 @@ class Encoder:
         """
         try:
             counts = [
-                self.processor.image_processor.get_number_of_image_patches(height, width) // self.merge**2
+                self.processor.image_processor.get_number_of_image_patches(height, width, {}) // self.merge**2
                 for width, height in sizes
             ]
         except ValueError as error:

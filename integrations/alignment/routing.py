@@ -114,7 +114,8 @@ class RoleRouter(Qwen3VLMoeTextTopKRouter):
         weights, chosen = probabilities.topk(self.top_k, -1)
         self.routing.record(self.layer, probabilities, chosen)
         weights = weights / weights.sum(-1, keepdim=True)
-        return logits, weights.to(hidden.dtype), chosen
+        # A copy: some releases' expert kernels change the indices in place, and topk's backward pass needs them.
+        return logits, weights.to(hidden.dtype), chosen.clone()
 
 
 def install(backbone: Any, allowed_KE: torch.Tensor) -> Routing:
