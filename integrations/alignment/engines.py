@@ -193,7 +193,8 @@ def open_sampler(
         engine = VllmEngine(job.policy, encoder, banned_V, rollout, longest=longest, dtype=dtype, device=job.device)
     else:
         engine = Rollouts(load_policy(job.policy, job.device, dtype), encoder)
-    tolerance = rollout.canary_tolerance or TOLERANCE[dtype]
+    formats = (dtype, torch.bfloat16 if job.settings.precision.compute == "bf16" else torch.float32)
+    tolerance = rollout.canary_tolerance or max(TOLERANCE[one] for one in formats)
     canary = sorted(canary, key=lambda row: not row["images"])[:CANARY_PROMPTS]
     synced = Synced(engine, policy, canary, banned_V, tolerance=tolerance, sleep=rollout.sleep)
     synced.check()

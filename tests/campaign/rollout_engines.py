@@ -93,9 +93,9 @@ def open_vllm(
         gpu_memory_share=options.gpu_memory_share,
         compiled=True,
     )
-    job: Any = SimpleNamespace(
-        settings=SimpleNamespace(rollout=rollout, max_prompt_tokens=4096), policy=options.model, device=DEVICE
-    )
+    precision = SimpleNamespace(compute="fp32" if options.dtype == "float32" else "bf16")
+    settings = SimpleNamespace(rollout=rollout, precision=precision, max_prompt_tokens=4096)
+    job: Any = SimpleNamespace(settings=settings, policy=options.model, device=DEVICE)
     sampler = open_sampler(job, policy, encoder, rows, banned_V)
     assert isinstance(sampler, Synced)
     return sampler

@@ -121,7 +121,8 @@ def test_a_model_of_its_own_only_for_a_number_format_of_its_own(
     dtype: str, tolerance: float | None, checkpoint: Path, policy: Any, encoder: Encoder, world: World
 ) -> None:
     rollout = SimpleNamespace(engine="transformers", dtype=dtype, canary_tolerance=None, sleep=False)
-    job: Any = SimpleNamespace(settings=SimpleNamespace(rollout=rollout), policy=checkpoint, device="cpu")
+    settings = SimpleNamespace(rollout=rollout, precision=SimpleNamespace(compute="fp32"))
+    job: Any = SimpleNamespace(settings=settings, policy=checkpoint, device="cpu")
     banned = banned_tokens(encoder.tokenizer, policy.lm_head.out_features)
     sampler = open_sampler(job, policy, encoder, world[1], banned)
     if tolerance is None:

@@ -34,7 +34,7 @@ class RolloutSettings(Settings):
     canary_tolerance: Positive | None = None
     """Largest mean difference per token, in nats, between the log-probabilities that an engine with weights of its own
     and the trainer give to the canary responses after each takeover of the weights; above it the stage fails. Default:
-    0.0001 in float32, 0.05 in bfloat16."""
+    0.0001 where both compute in float32, 0.05 where one of them does not."""
 
     max_images: Annotated[int, Field(ge=0)] = 8
     """vLLM: most images in one prompt. Room for so many of the largest size is reserved."""

@@ -26,7 +26,11 @@ from integrations.errors import PrismError
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 out, model, pool, rollout = map(Path, sys.argv[1:])
-settings = SimpleNamespace(rollout=SimpleNamespace(**json.loads(rollout.read_text())), max_prompt_tokens=416)
+settings = SimpleNamespace(
+    rollout=SimpleNamespace(**json.loads(rollout.read_text())),
+    precision=SimpleNamespace(compute="fp32"),
+    max_prompt_tokens=416,
+)
 policy, processor = load_policy(model), load_processor(model)
 encoder = Encoder(processor, pool.parent)
 banned = banned_tokens(processor.tokenizer, policy.lm_head.out_features)
