@@ -42,7 +42,7 @@ COMMON: dict[str, Any] = {
     "rollout": RolloutSettings(max_new_tokens=64),
 }
 STAGES: dict[str, tuple[Any, Any]] = {
-    "discriminator": (DiscriminatorAdapter(), DiscriminatorSettings(samples=2, **COMMON)),
+    "discriminator": (DiscriminatorAdapter(), DiscriminatorSettings(samples=2, pretrain_steps=2, **COMMON)),
     "align": (AlignAdapter(), AlignSettings(group_size=4, micro_prompts=3, kl=0.01, keep="best", **COMMON)),
 }
 MOMENTS = ("any", "step", "checkpoint", "checkpoint", "result", "one of them")

@@ -22,6 +22,7 @@ WARMUP = DiscriminatorSettings(
     teacher="sft",
     held_out=16,
     steps=4,
+    pretrain_steps=2,  # both kinds of step
     prompts_per_step=3,
     samples=2,
     learning_rate=1e-3,
