@@ -43,6 +43,7 @@ WARMUP = DiscriminatorSettings(
     rollout=ROLLOUT,
 )
 GAME = AlignSettings(
+    min_separation=0.0,  # a judge of six steps knows style
     teacher="sft",
     held_out=40,
     steps=6,

@@ -21,6 +21,7 @@ class AlignSettings(ModeSettings):
         "invalid": "lowest",
         "format_penalty": 1.5,
         "min_spread": 0.0,
+        "min_separation": 0.0,
         "score_clip": 10.0,
         "balance": 0.0,
         "accuracy_low": 0.0,
@@ -111,9 +112,10 @@ class AlignSettings(ModeSettings):
     running mean margin of the pairs whose scores differ: dividing by it would turn noise into a full step.
     Paper 0: only scores equal to rounding give none."""
 
-    min_separation: Share = 0.0
+    min_separation: Share = 0.6
     """Gate: a role gives the policy no advantage while the last held-out check puts a right response above a wrong
-    one less often than this (0.5 is chance: it judges style). 0, as in the paper: no gate."""
+    one less often than this, for it then judges style (0.5 is chance). Where a check has no such pair the gate is
+    open. Paper 0: no gate."""
 
     score_clip: Weight = 0.0
     """Scores beyond plus or minus this are cut, in the reward and in the discriminator's loss; paper 10. Cut scores
