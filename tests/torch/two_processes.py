@@ -34,8 +34,17 @@ ORDER = (0, 3, 1, 2, 4)
 """Rows by number; 0 and 3 have no image."""
 VALID = {"uneven": (2, 0, 3, 0, 1), "none in one": (0, 0, 3, 0, 1), "one in all": (0, 1, 0, 0, 0), "none": (0,) * 5}
 """Valid responses to each prompt."""
-PARTS = {"fused": (8, 0), "micro": (1, 2), "fused in one": (2, 0)}
+PARTS = {"fused": (8, 0), "fused in one": (2, 0), "micro": (1, 2)}
 """Prompts and branches whose graph is held at once."""
+LEARNING = (
+    ("uneven", "fused"),
+    ("uneven", "fused in one"),
+    ("uneven", "micro"),
+    ("none in one", "fused"),
+    ("none in one", "micro"),
+    ("one in all", "micro"),
+)
+"""Cases in which the discriminator learns."""
 
 
 class Setting:
@@ -212,9 +221,8 @@ def play(world: World, folder: Path) -> dict[str, Any]:
     torch.use_deterministic_algorithms(True)
     setting = Setting(world, folder)
     found: dict[str, Any] = {}
-    for name, valid in VALID.items():
-        for kind, parts in PARTS.items():
-            found[f"discriminator, {name}, {kind}"] = discriminate(setting, valid, parts)
+    for name, kind in (*LEARNING, ("none", "micro")):
+        found[f"discriminator, {name}, {kind}"] = discriminate(setting, VALID[name], PARTS[kind])
     found["discriminator, heads, micro"] = discriminate(setting, VALID["uneven"], PARTS["micro"], score="head")
     found["discriminator, again"] = discriminate(setting, VALID["uneven"], PARTS["micro"])
 
