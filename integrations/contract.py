@@ -126,8 +126,9 @@ class Follower(Protocol):
 class StageAdapter(Protocol):
     """One engine's side of a stage."""
 
-    engine: str
-    """Environment that the stage runs in."""
+    def engine(self, settings: Any) -> str:
+        """Environment that a stage with these settings runs in."""
+        ...
 
     def total_steps(self, ctx: StageContext) -> int:
         """Optimizer steps the finished stage will have done."""

@@ -33,7 +33,9 @@ NOT_CARRIED_OVER = ("config.json", "generation_config.json")
 class _AlignmentAdapter:
     """What both stages share (see `integrations.contract.StageAdapter`)."""
 
-    engine = "alignment"
+    def engine(self, settings: DiscriminatorSettings | AlignSettings) -> str:
+        """vLLM samples inside the trainer's process, and its environment has what that needs."""
+        return "vllm" if settings.rollout.engine == "vllm" else "alignment"
 
     def total_steps(self, ctx: StageContext) -> int:
         settings: DiscriminatorSettings | AlignSettings = ctx.settings
@@ -85,9 +87,7 @@ class _AlignmentAdapter:
         # Threads that wait asleep: spinning ones slow everything down where another process wants the same cores.
         asleep = {"OMP_WAIT_POLICY": "PASSIVE"}
         env = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", **asleep}
-        # vLLM samples inside the trainer's process, and its environment has what that needs.
-        environment = "vllm" if ctx.settings.rollout.engine == "vllm" else self.engine
-        return [Launch(environment, ["python", *argv], env, what="training")]
+        return [Launch(self.engine(ctx.settings), ["python", *argv], env, what="training")]
 
     def follow(self, ctx: StageContext) -> Follower:
         return AlignmentFollower(ctx.attempt_dir / "progress.jsonl")

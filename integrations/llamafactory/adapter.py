@@ -49,7 +49,8 @@ _NAMED = 5
 class SftAdapter:
     """LLaMA-Factory's side of a stage (see `integrations.contract.StageAdapter`)."""
 
-    engine = "llamafactory"
+    def engine(self, settings: SftSettings) -> str:
+        return "llamafactory"
 
     def total_steps(self, ctx: StageContext) -> int:
         settings: SftSettings = ctx.settings

@@ -112,7 +112,8 @@ _CAUSES = (
 class RlvrAdapter:
     """Runs one `RlvrSettings` stage with verl (see `integrations.contract.StageAdapter`)."""
 
-    engine = "verl"
+    def engine(self, settings: RlvrSettings) -> str:
+        return "verl"
 
     def total_steps(self, ctx: StageContext) -> int:
         """The recipe's steps, or what the budget rule made of them."""
@@ -170,9 +171,9 @@ class RlvrAdapter:
         config = ["--config-dir", str(ctx.attempt_dir), "--config-name", "rlvr"]
         check = ["python", "-m", "integrations.verl.check_configuration", *config]
         return [
-            Launch(engine=self.engine, argv=check, what="checking the configuration"),
+            Launch(engine="verl", argv=check, what="checking the configuration"),
             Launch(
-                engine=self.engine,
+                engine="verl",
                 argv=["python", "-m", *program, *config],
                 env=environment(ctx),
                 what="reinforcement learning",

@@ -161,7 +161,7 @@ class Execution:
             "settings": node.settings.model_dump(mode="json"),
             "steps": node.steps,
             "seed": self.seed,
-            "engine": environments.locate(adapter.engine).key,
+            "engine": environments.locate(adapter.engine(node.settings)).key,
             "parents": {role: self._hash(name) for role, name in node.parents.items()},
             "tokens": {name: self._tokens(name) for name in node.token_budget_of},
         }

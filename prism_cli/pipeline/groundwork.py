@@ -29,7 +29,8 @@ class NoProgress:
 class Groundwork:
     """What the two have in common: they run in the alignment environment and count as one step."""
 
-    engine = "alignment"
+    def engine(self, settings: Any) -> str:
+        return "alignment"
 
     def total_steps(self, ctx: StageContext) -> int:
         return 1

@@ -53,7 +53,7 @@ def _step(store: RunStore, node: Node, seed: int, machine: Machine, ready: bool)
     step: dict[str, Any] = {
         "stage": node.name,
         "status": "done" if done else "to run",
-        "engine": adapter.engine,
+        "engine": adapter.engine(node.settings),
         "parents": dict(node.parents),
         "commands": [],
         "files": [],

@@ -51,7 +51,8 @@ class Counting(Settings):
 
 
 class Program:
-    engine = "alignment"
+    def engine(self, settings):
+        return "alignment"
 
     def total_steps(self, ctx):
         return ctx.gradient_steps or ctx.settings.steps
