@@ -12,8 +12,8 @@ import torch
 from benchmarks.digits.build_model import build as build_model
 from benchmarks.digits.build_world import build as build_world
 from benchmarks.perf._timing import Options
-from integrations.alignment.model import load_policy, load_processor
-from integrations.alignment.prompts import Encoder
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.forward.model import load_policy, load_processor
 from integrations.common.rows import Row, read_rows
 
 

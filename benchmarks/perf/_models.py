@@ -17,12 +17,12 @@ from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
 
 from benchmarks.digits.build_model import FRAMES, MERGE, PATCH, SPECIAL, model_config
-from integrations.alignment.description import Description
-from integrations.alignment.discriminator import Discriminator
-from integrations.alignment.model import LinearPatchEmbed
-from integrations.alignment.prompts import Prompt, rope_positions
-from integrations.alignment.segments import Segments
-from integrations.alignment.upcycle import upcycle
+from integrations.alignment.data.prompts import Prompt, rope_positions
+from integrations.alignment.data.segments import Segments
+from integrations.alignment.discriminators.description import Description
+from integrations.alignment.discriminators.discriminator import Discriminator
+from integrations.alignment.discriminators.upcycle import upcycle
+from integrations.alignment.forward.model import LinearPatchEmbed
 
 EXPERTS, TOP_K = 4, 2
 IMAGE_COLUMNS = 16

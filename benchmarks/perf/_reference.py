@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.perf._models import Step
-from integrations.alignment.players import Player
-from integrations.alignment.prompts import Prompt
-from integrations.alignment.segments import Segments
+from integrations.alignment.data.prompts import Prompt
+from integrations.alignment.data.segments import Segments
+from integrations.alignment.training.players import Player
 
 CLIP = 0.2
 """PPO's clip range in the published script."""

@@ -29,13 +29,13 @@ from benchmarks.perf._counting import count, peak_memory
 from benchmarks.perf._digits import machine, synchronize
 from benchmarks.perf._models import Shape, Size, Step
 from benchmarks.perf._timing import Options, Times, main, result, take_turns
-from integrations.alignment import contest, losses
-from integrations.alignment.batching import Limits
-from integrations.alignment.discriminator import Discriminator, new_heads
-from integrations.alignment.model import prepare
-from integrations.alignment.players import Player
-from integrations.alignment.policy import Part, policy_gradient
-from integrations.alignment.world import World
+from integrations.alignment.discriminators.discriminator import Discriminator, new_heads
+from integrations.alignment.forward.batching import Limits
+from integrations.alignment.forward.model import prepare
+from integrations.alignment.forward.policy import Part, policy_gradient
+from integrations.alignment.game import contest, losses
+from integrations.alignment.training.players import Player
+from integrations.alignment.training.world import World
 
 ENGINE = "alignment"
 ROUNDS = 3

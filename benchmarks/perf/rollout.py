@@ -14,8 +14,8 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from benchmarks.perf._digits import machine, prepare, synchronize
 from benchmarks.perf._timing import Options, main, result, take_turns
-from integrations.alignment.prompts import Encoder
-from integrations.alignment.rollout import Rollouts, Sampling
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.rollouts.rollout import Rollouts, Sampling
 from integrations.common.rows import Row
 
 ENGINE = "alignment"

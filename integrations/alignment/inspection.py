@@ -27,13 +27,13 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from integrations.alignment import published, storage
-from integrations.alignment.description import Description, read_description
-from integrations.alignment.discriminator import Discriminator
-from integrations.alignment.model import banned_tokens, load_policy, load_processor
+from integrations.alignment.data.prompts import Encoder, Prompt
+from integrations.alignment.data.segments import ROLES, Piece, Segments, Splitter
+from integrations.alignment.discriminators import published, storage
+from integrations.alignment.discriminators.description import Description, read_description
+from integrations.alignment.discriminators.discriminator import Discriminator
+from integrations.alignment.forward.model import banned_tokens, load_policy, load_processor
 from integrations.alignment.names import DESCRIPTION
-from integrations.alignment.prompts import Encoder, Prompt
-from integrations.alignment.segments import ROLES, Piece, Segments, Splitter
 from integrations.common import error_line
 from integrations.common.files import hash_folder, write_json
 from integrations.common.response import parse

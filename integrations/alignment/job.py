@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from integrations.alignment.rollout import Sampling
+from integrations.alignment.rollouts.rollout import Sampling
 
 if TYPE_CHECKING:
     from integrations.alignment.settings import RolloutSettings

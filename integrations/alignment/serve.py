@@ -42,13 +42,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from integrations.alignment import chat
-from integrations.alignment.batcher import Batcher, Job, Stopping
-from integrations.alignment.chat import Refused
-from integrations.alignment.model import load_policy, load_processor
-from integrations.alignment.prompts import Encoder
-from integrations.alignment.rollout import Rollouts
-from integrations.alignment.seeds import derive
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.data.seeds import derive
+from integrations.alignment.forward.model import load_policy, load_processor
+from integrations.alignment.rollouts.rollout import Rollouts
+from integrations.alignment.server import chat
+from integrations.alignment.server.batcher import Batcher, Job, Stopping
+from integrations.alignment.server.chat import Refused
 from integrations.common import error_line
 from integrations.common.files import write_json
 from integrations.errors import BadInput, PrismError, StageFailed

@@ -19,9 +19,10 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
 
-from integrations.alignment import checkpoints, game, warmup
+from integrations.alignment.game import game, warmup
 from integrations.alignment.job import Job, read_job
-from integrations.alignment.world import World, open_world
+from integrations.alignment.training import checkpoints
+from integrations.alignment.training.world import World, open_world
 from integrations.common import error_line
 from integrations.errors import PrismError, StageFailed
 

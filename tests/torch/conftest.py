@@ -24,8 +24,8 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from integrations.alignment.model import load_policy, load_processor
-from integrations.alignment.prompts import Encoder
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.forward.model import load_policy, load_processor
 from integrations.common.rows import Row
 
 SPECIAL = [

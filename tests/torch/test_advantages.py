@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
-from integrations.alignment.advantages import (
+from integrations.alignment.game.advantages import (
     Rule,
     RunningMargin,
     advantages,

@@ -14,8 +14,8 @@ from transformers import Qwen3VLForConditionalGeneration
 from benchmarks.perf import _costs, _models, _reference, alignment
 from benchmarks.perf._counting import count, peak_memory
 from benchmarks.perf._timing import Options
-from integrations.alignment.discriminator import new_heads
-from integrations.alignment.prompts import Encoder
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.discriminators.discriminator import new_heads
 from integrations.common.rows import Row
 
 SIZE = _models.SIZES["tiny"]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from integrations.alignment import checkpoints
 from integrations.alignment.names import POLICY_WEIGHTS
+from integrations.alignment.training import checkpoints
 
 
 def state(value: float) -> dict[str, Any]:

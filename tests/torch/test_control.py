@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from integrations.alignment import control
-from integrations.alignment.control import Control
+from integrations.alignment.game import control
+from integrations.alignment.game.control import Control
 
 ROLES = ("perception", "reasoning")
 

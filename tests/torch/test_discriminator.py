@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from integrations.alignment.description import Description
-from integrations.alignment.discriminator import Discriminator, new_heads
-from integrations.alignment.model import banned_tokens
+from integrations.alignment.data.prompts import Encoder, Prompt
+from integrations.alignment.data.segments import Segments, Splitter
+from integrations.alignment.data.views import seen_by
+from integrations.alignment.discriminators.description import Description
+from integrations.alignment.discriminators.discriminator import Discriminator, new_heads
+from integrations.alignment.discriminators.storage import HEADS, load, save
+from integrations.alignment.discriminators.upcycle import copy_dense, upcycle
+from integrations.alignment.forward.model import banned_tokens
 from integrations.alignment.names import DESCRIPTION
-from integrations.alignment.prompts import Encoder, Prompt
-from integrations.alignment.segments import Segments, Splitter
-from integrations.alignment.storage import HEADS, load, save
-from integrations.alignment.upcycle import copy_dense, upcycle
-from integrations.alignment.views import seen_by
 from integrations.common.rows import Row
 from integrations.errors import BadInput
 

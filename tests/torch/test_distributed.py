@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
-from integrations.alignment import checkpoints
-from integrations.alignment.world import World
+from integrations.alignment.training import checkpoints
+from integrations.alignment.training.world import World
 from integrations.common.rows import Row
 from integrations.errors import BadInput
 from tests.torch import two_processes

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from integrations.alignment.engines import TOLERANCE, Synced, open_sampler
-from integrations.alignment.model import banned_tokens, load_policy
-from integrations.alignment.prompts import Encoder
-from integrations.alignment.rollout import Generation, Rollouts, Sampling
-from integrations.alignment.seeds import derive
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.data.seeds import derive
+from integrations.alignment.forward.model import banned_tokens, load_policy
+from integrations.alignment.rollouts.engines import TOLERANCE, Synced, open_sampler
+from integrations.alignment.rollouts.rollout import Generation, Rollouts, Sampling
 from integrations.common.rows import Row
 from integrations.errors import StageFailed
 

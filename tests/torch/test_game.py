@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from integrations.alignment import advantages as adv
-from integrations.alignment import contest
-from integrations.alignment.game import Game
+from integrations.alignment.data.pool import read_pool
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.data.segments import Splitter
+from integrations.alignment.game import advantages as adv
+from integrations.alignment.game import contest
+from integrations.alignment.game.game import Game
 from integrations.alignment.job import Job
-from integrations.alignment.pool import read_pool
-from integrations.alignment.prompts import Encoder
-from integrations.alignment.rollout import Generation, Rollouts
-from integrations.alignment.segments import Splitter
-from integrations.alignment.session import Session, freeze, reference_of
+from integrations.alignment.rollouts.rollout import Generation, Rollouts
+from integrations.alignment.training.session import Session, freeze, reference_of
 from integrations.common.rows import Row
 from tests.torch.conftest import response
 from tests.torch.test_discriminator import build
@@ -144,7 +144,7 @@ def test_nothing_to_learn_moves_nothing(policy: Any, encoder: Encoder, world: Wo
 
 def test_the_policy_follows_the_reward(policy: Any, encoder: Encoder, world: World) -> None:
     """Two responses of a group, one rewarded: its share of their probability must grow."""
-    from integrations.alignment.policy import response_log_probs
+    from integrations.alignment.forward.policy import response_log_probs
 
     game = new_game(policy, encoder, world, learning_rate=3e-4)
     prompts = [encoder.encode(row) for row in world[1][:2]]

@@ -13,12 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from integrations.alignment import checkpoints, heldout, metrics
-from integrations.alignment.description import Description
-from integrations.alignment.game import Game, check_discriminator
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.discriminators.description import Description
+from integrations.alignment.game import heldout, metrics
+from integrations.alignment.game.game import Game, check_discriminator
 from integrations.alignment.names import DESCRIPTION
-from integrations.alignment.prompts import Encoder
-from integrations.alignment.rollout import Generation
+from integrations.alignment.rollouts.rollout import Generation
+from integrations.alignment.training import checkpoints
 from integrations.common.files import hash_file, hash_folder, write_json
 from integrations.common.rows import Row
 from integrations.errors import BadInput, StageFailed
@@ -213,7 +214,7 @@ def test_importance_weights_need_log_probabilities_and_cap_them(start: Start, en
 
 def telling(game: Game, sample: Any, shift: float) -> Any:
     """The sampler with the policy's own log-probabilities, `shift` added."""
-    from integrations.alignment.policy import response_log_probs
+    from integrations.alignment.forward.policy import response_log_probs
 
     @torch.no_grad()
     def told(rows: Sequence[Row], *rest: Any) -> list[list[Generation]]:

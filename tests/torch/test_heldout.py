@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from integrations.alignment.contest import Scores
-from integrations.alignment.heldout import (
+from integrations.alignment.data.segments import Segments
+from integrations.alignment.game.contest import Scores
+from integrations.alignment.game.heldout import (
     Judged,
     accuracies,
     join,
@@ -14,8 +15,7 @@ from integrations.alignment.heldout import (
     separation_interval,
     separations,
 )
-from integrations.alignment.rollout import Generation
-from integrations.alignment.segments import Segments
+from integrations.alignment.rollouts.rollout import Generation
 from tests.torch.conftest import response
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from integrations.alignment import inspection, storage
-from integrations.alignment.prompts import Encoder
-from integrations.alignment.segments import ROLES, Splitter
+from integrations.alignment import inspection
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.data.segments import ROLES, Splitter
+from integrations.alignment.discriminators import storage
 from integrations.common import error_line
 from integrations.common.files import hash_folder
 from tests.torch.conftest import response

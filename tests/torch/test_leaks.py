@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from integrations.alignment import contest, losses
-from integrations.alignment.discriminator import Discriminator
-from integrations.alignment.players import Player
-from integrations.alignment.prompts import Encoder, Prompt
-from integrations.alignment.rollout import Generation
-from integrations.alignment.segments import Segments, Splitter
-from integrations.alignment.world import World as Alone
+from integrations.alignment.data.prompts import Encoder, Prompt
+from integrations.alignment.data.segments import Segments, Splitter
+from integrations.alignment.discriminators.discriminator import Discriminator
+from integrations.alignment.game import contest, losses
+from integrations.alignment.rollouts.rollout import Generation
+from integrations.alignment.training.players import Player
+from integrations.alignment.training.world import World as Alone
 from integrations.common.rows import Row
 from tests.torch.conftest import response
 from tests.torch.test_discriminator import EVERY_KIND, World, build, make_items

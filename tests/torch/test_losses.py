@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from integrations.alignment import losses
+from integrations.alignment.game import losses
 
 
 def test_every_valid_pair_weighs_the_same() -> None:

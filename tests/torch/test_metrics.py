@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from integrations.alignment import metrics
-from integrations.alignment.contest import Scores, pair_up
-from integrations.alignment.prompts import Encoder
-from integrations.alignment.rollout import Generation
-from integrations.alignment.segments import Splitter
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.data.segments import Splitter
+from integrations.alignment.game import metrics
+from integrations.alignment.game.contest import Scores, pair_up
+from integrations.alignment.rollouts.rollout import Generation
 from tests.torch.conftest import response
 from tests.torch.test_discriminator import build
 from tests.torch.test_game import World

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from integrations.alignment.negatives import Editor, restate, restated, says_the_same, wording
-from integrations.alignment.segments import Splitter
+from integrations.alignment.data.negatives import Editor, restate, restated, says_the_same, wording
+from integrations.alignment.data.segments import Splitter
 from integrations.common.response import parse
 from tests.torch.conftest import response
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from integrations.alignment import adamw
-from integrations.alignment.formats import BLOCK, Blockwise, joined, rounded, split
-from integrations.alignment.players import Player
+from integrations.alignment.training import adamw
+from integrations.alignment.training.formats import BLOCK, Blockwise, joined, rounded, split
+from integrations.alignment.training.players import Player
 from integrations.errors import StageFailed
 
 MASTERS, MOMENTS = ("split", "fp32", "none"), ("fp32", "bf16", "8bit", "offload")

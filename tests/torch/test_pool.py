@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from integrations.alignment.pool import read_pool
-from integrations.alignment.segments import Splitter
+from integrations.alignment.data.pool import read_pool
+from integrations.alignment.data.segments import Splitter
 from integrations.common.rows import Row
 from integrations.errors import BadInput
 from tests.torch.conftest import write_pool

@@ -12,17 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from integrations.alignment import advantages as adv
-from integrations.alignment import batching, checkpoints, contest, lora, storage
-from integrations.alignment.game import Game
-from integrations.alignment.model import dtype_to_load, load_policy, stored_dtype
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.data.segments import Splitter
+from integrations.alignment.discriminators import storage
+from integrations.alignment.forward import batching
+from integrations.alignment.forward.model import dtype_to_load, load_policy, stored_dtype
+from integrations.alignment.forward.policy import response_log_probs
+from integrations.alignment.game import advantages as adv
+from integrations.alignment.game import contest
+from integrations.alignment.game.game import Game
 from integrations.alignment.names import POLICY_WEIGHTS
-from integrations.alignment.players import Player
-from integrations.alignment.policy import response_log_probs
-from integrations.alignment.prompts import Encoder
-from integrations.alignment.rollout import Generation
-from integrations.alignment.segments import Splitter
-from integrations.alignment.world import World as Alone
+from integrations.alignment.rollouts.rollout import Generation
+from integrations.alignment.training import checkpoints, lora
+from integrations.alignment.training.players import Player
+from integrations.alignment.training.world import World as Alone
 from integrations.common.checkpoint import check_frozen
 from integrations.common.rows import Row
 from integrations.errors import BadInput

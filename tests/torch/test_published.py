@@ -15,15 +15,15 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from integrations.alignment import creation, published, storage
-from integrations.alignment.discriminator import Discriminator
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.data.segments import Splitter
+from integrations.alignment.discriminators import creation, published, storage
+from integrations.alignment.discriminators.discriminator import Discriminator
+from integrations.alignment.discriminators.upcycle import upcycle
+from integrations.alignment.forward.model import banned_tokens, load_policy
 from integrations.alignment.job import Job
-from integrations.alignment.model import banned_tokens, load_policy
-from integrations.alignment.prompts import Encoder
-from integrations.alignment.segments import Splitter
-from integrations.alignment.session import open_session
-from integrations.alignment.upcycle import upcycle
-from integrations.alignment.world import World as Alone
+from integrations.alignment.training.session import open_session
+from integrations.alignment.training.world import World as Alone
 from integrations.common.files import hash_file, hash_folder
 from integrations.errors import BadInput
 from tests.torch.conftest import make_model

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration
 
-from integrations.alignment.batching import Tails, continue_prompts, read_prompts, repeat
-from integrations.alignment.model import banned_tokens
-from integrations.alignment.policy import response_log_probs
-from integrations.alignment.prompts import Encoder
-from integrations.alignment.rollout import Rollouts, Sampling, choose, generate
-from integrations.alignment.seeds import derive
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.data.seeds import derive
+from integrations.alignment.forward.batching import Tails, continue_prompts, read_prompts, repeat
+from integrations.alignment.forward.model import banned_tokens
+from integrations.alignment.forward.policy import response_log_probs
+from integrations.alignment.rollouts.rollout import Rollouts, Sampling, choose, generate
 from integrations.common.rows import Row
 
 World = tuple[Path, list[Row]]

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from integrations.alignment import screening
-from integrations.alignment.pool import TeacherPool, read_pool
-from integrations.alignment.prompts import Encoder
-from integrations.alignment.screening import Limits, screen
-from integrations.alignment.segments import Splitter
-from integrations.alignment.world import World as Alone
+from integrations.alignment.data import screening
+from integrations.alignment.data.pool import TeacherPool, read_pool
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.data.screening import Limits, screen
+from integrations.alignment.data.segments import Splitter
+from integrations.alignment.training.world import World as Alone
 from integrations.common.rows import Row
 from integrations.errors import BadInput
 from tests.torch.conftest import write_pool

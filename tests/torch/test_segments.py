@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from integrations.alignment.segments import END_OF_TURN, Splitter, Vocabulary
+from integrations.alignment.data.segments import END_OF_TURN, Splitter, Vocabulary
 from tests.torch.conftest import response
 
 

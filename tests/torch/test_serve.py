@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
-from integrations.alignment import chat
-from integrations.alignment.batcher import Batcher, Job, Stopping
-from integrations.alignment.prompts import Encoder, Prompt
-from integrations.alignment.rollout import Generation, Sampling, generate
-from integrations.alignment.seeds import derive
+from integrations.alignment.data.prompts import Encoder, Prompt
+from integrations.alignment.data.seeds import derive
+from integrations.alignment.rollouts.rollout import Generation, Sampling, generate
 from integrations.alignment.serve import Service, read_options
+from integrations.alignment.server import chat
+from integrations.alignment.server.batcher import Batcher, Job, Stopping
 from integrations.common.rows import Row
 from integrations.errors import StageFailed
 

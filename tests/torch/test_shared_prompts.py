@@ -22,17 +22,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from integrations.alignment import batching, contest, losses
-from integrations.alignment.batching import Limits
-from integrations.alignment.description import Description
-from integrations.alignment.discriminator import Discriminator, new_heads
-from integrations.alignment.model import banned_tokens, load_policy
-from integrations.alignment.policy import Part, policy_gradient
-from integrations.alignment.prompts import Encoder, Prompt
-from integrations.alignment.rollout import Rollouts, Sampling
-from integrations.alignment.segments import Segments, Splitter
-from integrations.alignment.upcycle import upcycle
-from integrations.alignment.world import World as Alone
+from integrations.alignment.data.prompts import Encoder, Prompt
+from integrations.alignment.data.segments import Segments, Splitter
+from integrations.alignment.discriminators.description import Description
+from integrations.alignment.discriminators.discriminator import Discriminator, new_heads
+from integrations.alignment.discriminators.upcycle import upcycle
+from integrations.alignment.forward import batching
+from integrations.alignment.forward.batching import Limits
+from integrations.alignment.forward.model import banned_tokens, load_policy
+from integrations.alignment.forward.policy import Part, policy_gradient
+from integrations.alignment.game import contest, losses
+from integrations.alignment.rollouts.rollout import Rollouts, Sampling
+from integrations.alignment.training.world import World as Alone
 from integrations.common.rows import Row
 
 World = tuple[Path, list[Row]]

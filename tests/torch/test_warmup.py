@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from integrations.alignment import contest
+from integrations.alignment.data.pool import read_pairs, read_pool
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.data.segments import Splitter
+from integrations.alignment.game import contest
+from integrations.alignment.game.warmup import Warmup, schedule
 from integrations.alignment.job import Job
-from integrations.alignment.players import Player
-from integrations.alignment.pool import read_pairs, read_pool
-from integrations.alignment.prompts import Encoder
-from integrations.alignment.rollout import Generation, Rollouts
-from integrations.alignment.segments import Splitter
-from integrations.alignment.session import Session
-from integrations.alignment.warmup import Warmup, schedule
-from integrations.alignment.world import World as Alone
+from integrations.alignment.rollouts.rollout import Generation, Rollouts
+from integrations.alignment.training.players import Player
+from integrations.alignment.training.session import Session
+from integrations.alignment.training.world import World as Alone
 from integrations.common.rows import Row
 from integrations.errors import BadInput
 from tests.torch.conftest import response
@@ -119,7 +119,7 @@ def test_the_best_weights_are_kept(
     pairs = str(write_pairs(world, tmp_path / "pairs.jsonl"))
     warmup = new_warmup(policy, encoder, world, tmp_path, pairs=pairs, patience=1, learning_rate=1e-2)
     found = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr("integrations.alignment.heldout.check", lambda *_, **__: {"held_out_loss": next(found)})
+    monkeypatch.setattr("integrations.alignment.game.heldout.check", lambda *_, **__: {"held_out_loss": next(found)})
     kept = []
     for _ in range(3):
         warmup._one_step()

@@ -16,15 +16,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from integrations.alignment import advantages as adv
-from integrations.alignment import batching, checkpoints, contest, lora, sharding
-from integrations.alignment.model import load_policy, load_processor
-from integrations.alignment.players import Player
-from integrations.alignment.policy_step import PolicyStep
-from integrations.alignment.prompts import Encoder
-from integrations.alignment.rollout import Rollouts, Sampling
-from integrations.alignment.segments import Splitter
-from integrations.alignment.world import Processes, World
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.data.segments import Splitter
+from integrations.alignment.forward import batching
+from integrations.alignment.forward.model import load_policy, load_processor
+from integrations.alignment.game import advantages as adv
+from integrations.alignment.game import contest
+from integrations.alignment.game.policy_step import PolicyStep
+from integrations.alignment.rollouts.rollout import Rollouts, Sampling
+from integrations.alignment.training import checkpoints, lora, sharding
+from integrations.alignment.training.players import Player
+from integrations.alignment.training.world import Processes, World
 from integrations.common.rows import Row, read_rows
 from tests.torch.conftest import response
 from tests.torch.test_discriminator import build

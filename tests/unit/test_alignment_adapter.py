@@ -130,8 +130,8 @@ def job_fields() -> set[str]:
 def settings_read_by_the_engine() -> set[str]:
     """Every `settings.x`, `rollout.x` and `precision.x` in the modules that run in the engine's environment."""
     found = set()
-    for path in ENGINE.glob("*.py"):
-        if path.name in ("adapter.py", "check_model.py"):
+    for path in ENGINE.rglob("*.py"):
+        if path.name in ("adapter.py", "check_model.py") or path.parent.name == "settings":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):

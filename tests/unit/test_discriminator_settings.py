@@ -26,7 +26,7 @@ def constant(module: str, name: str) -> dict[str, tuple[str, ...]]:
 def test_the_folders_words_are_the_settings() -> None:
     """What a stage may ask is what a discriminator's folder may say, and no more."""
     fields = DiscriminatorSettings.model_fields
-    for name, words in constant("description", "CHOICES").items():
+    for name, words in constant("discriminators/description", "CHOICES").items():
         assert set(get_args(fields[name].annotation)) == set(words), name
 
 

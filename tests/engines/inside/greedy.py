@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from integrations.alignment.model import load_policy, load_processor
-from integrations.alignment.rollout import generate
+from integrations.alignment.forward.model import load_policy, load_processor
+from integrations.alignment.rollouts.rollout import generate
 from integrations.common.rows import read_rows
 
 out, model, pool = map(Path, sys.argv[1:4])

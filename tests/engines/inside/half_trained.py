@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from transformers import AutoProcessor
 
-from integrations.alignment.model import banned_tokens, load_policy
-from integrations.alignment.policy import response_log_probs
-from integrations.alignment.prompts import Encoder
-from integrations.alignment.segments import Splitter
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.data.segments import Splitter
+from integrations.alignment.forward.model import banned_tokens, load_policy
+from integrations.alignment.forward.policy import response_log_probs
 from integrations.common.rows import read_rows
 
 pool, base, out, steps = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from integrations.alignment.train import conclude
-from integrations.alignment.world import World, open_world
+from integrations.alignment.training.world import World, open_world
 from integrations.errors import BadInput
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from integrations.alignment.engines import Synced, open_sampler
-from integrations.alignment.model import banned_tokens, load_policy, load_processor
-from integrations.alignment.policy import response_log_probs
-from integrations.alignment.prompts import Encoder
-from integrations.alignment.rollout import Generation, Sampling
-from integrations.alignment.seeds import derive
-from integrations.alignment.vllm_rollout import VllmEngine
+from integrations.alignment.data.prompts import Encoder
+from integrations.alignment.data.seeds import derive
+from integrations.alignment.forward.model import banned_tokens, load_policy, load_processor
+from integrations.alignment.forward.policy import response_log_probs
+from integrations.alignment.rollouts.engines import Synced, open_sampler
+from integrations.alignment.rollouts.rollout import Generation, Sampling
+from integrations.alignment.rollouts.vllm_rollout import VllmEngine
 from integrations.common.rows import Row, read_rows
 from integrations.errors import PrismError
 

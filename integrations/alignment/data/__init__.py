@@ -1,0 +1,1 @@
+"""What is trained on: prompts with their images, demonstrations and responses as segments, pairs."""

@@ -1,0 +1,1 @@
+"""The discriminator: how it is made, reads, routes, scores, and lies on disk."""

@@ -1,0 +1,1 @@
+"""Warm-up and game: what each player learns from, and what is measured."""

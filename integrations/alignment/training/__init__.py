@@ -1,0 +1,1 @@
+"""What trains a model, of any kind: optimizer, formats, processes, checkpoints, results."""
