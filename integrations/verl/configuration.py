@@ -27,7 +27,6 @@ CPU_ROWS = 64
 def configuration(ctx: StageContext, total: int, longest: int) -> dict[str, Any]:
     """What differs from verl's `ppo_trainer` configuration. Raises nothing; verl checks it again."""
     settings: RlvrSettings = ctx.settings
-    prompts = str(ctx.attempt_dir / PROMPTS)
     update = settings.prompts_per_step // settings.updates_per_step * settings.group_size
     micro_batch = min(settings.micro_batch_size, update)
     on_cpu = ctx.machine.gpus == 0
@@ -41,19 +40,7 @@ def configuration(ctx: StageContext, total: int, longest: int) -> dict[str, Any]
             # On a CPU rollout and training compute in fp32 and agree: no need to compute log-probabilities twice.
             "rollout_correction": {"bypass_mode": on_cpu},
         },
-        "data": {
-            "train_files": prompts,
-            "val_files": prompts,
-            "val_max_samples": 1,
-            "train_batch_size": settings.prompts_per_step,
-            "max_prompt_length": settings.max_prompt_length,
-            "max_response_length": settings.max_response_length,
-            "filter_overlong_prompts": longest > settings.max_prompt_length,
-            "image_patch_size": None,
-            "dataloader_num_workers": 0,
-            "seed": ctx.seed,
-            "shuffle": True,
-        },
+        "data": _data(ctx, longest),
         "actor_rollout_ref": {
             "model": _model(ctx, settings),
             "actor": _actor(settings, micro_batch, ctx.seed, on_cpu),
@@ -67,37 +54,61 @@ def configuration(ctx: StageContext, total: int, longest: int) -> dict[str, Any]
         },
         "reward": _reward(ctx, settings),
         "transfer_queue": {"backend": {"SimpleStorage": {"num_data_storage_units": 1}}},
-        "trainer": {
-            "device": "cpu" if on_cpu else "cuda",
-            "n_gpus_per_node": max(1, ctx.machine.gpus),
-            "nnodes": ctx.machine.nodes,
-            "logger": ["console", "file"],
-            "project_name": "prism",
-            "experiment_name": ctx.name,
-            "default_local_dir": str(ctx.checkpoint_dir),
-            "resume_mode": "auto",
-            "save_freq": settings.checkpoint_every,
-            "max_actor_ckpt_to_keep": CHECKPOINTS_KEPT,
-            "val_before_train": False,
-            "test_freq": -1,
-            "total_training_steps": total,
-            "total_epochs": total + 1,
-            "v1": {
-                "sampler": {
-                    "custom_sampler": {"path": "pkg://integrations.verl.sampler", "name": "Sampler"},
-                    "sampler_kwargs": {
-                        "poll_interval": 0.03 if on_cpu else 0.2,
-                        "group_size": settings.group_size,
-                        "last_step": total,
-                        # verl passes a sampler of one's own nothing of `filter_groups`.
-                        "prompts_per_step": settings.prompts_per_step,
-                        "generation_limit": settings.generation_limit,
-                        **_filter(settings),
-                    },
-                }
-            },
-        },
+        "trainer": _trainer(ctx, total),
         "ray_kwargs": {"ray_init": _ray(ctx, on_cpu)},
+    }
+
+
+def _data(ctx: StageContext, longest: int) -> dict[str, Any]:
+    settings: RlvrSettings = ctx.settings
+    prompts = str(ctx.attempt_dir / PROMPTS)
+    return {
+        "train_files": prompts,
+        "val_files": prompts,
+        "val_max_samples": 1,
+        "train_batch_size": settings.prompts_per_step,
+        "max_prompt_length": settings.max_prompt_length,
+        "max_response_length": settings.max_response_length,
+        "filter_overlong_prompts": longest > settings.max_prompt_length,
+        "image_patch_size": None,
+        "dataloader_num_workers": 0,
+        "seed": ctx.seed,
+        "shuffle": True,
+    }
+
+
+def _trainer(ctx: StageContext, total: int) -> dict[str, Any]:
+    settings: RlvrSettings = ctx.settings
+    on_cpu = ctx.machine.gpus == 0
+    return {
+        "device": "cpu" if on_cpu else "cuda",
+        "n_gpus_per_node": max(1, ctx.machine.gpus),
+        "nnodes": ctx.machine.nodes,
+        "logger": ["console", "file"],
+        "project_name": "prism",
+        "experiment_name": ctx.name,
+        "default_local_dir": str(ctx.checkpoint_dir),
+        "resume_mode": "auto",
+        "save_freq": settings.checkpoint_every,
+        "max_actor_ckpt_to_keep": CHECKPOINTS_KEPT,
+        "val_before_train": False,
+        "test_freq": -1,
+        "total_training_steps": total,
+        "total_epochs": total + 1,
+        "v1": {
+            "sampler": {
+                "custom_sampler": {"path": "pkg://integrations.verl.sampler", "name": "Sampler"},
+                "sampler_kwargs": {
+                    "poll_interval": 0.03 if on_cpu else 0.2,
+                    "group_size": settings.group_size,
+                    "last_step": total,
+                    # verl passes a sampler of one's own nothing of `filter_groups`.
+                    "prompts_per_step": settings.prompts_per_step,
+                    "generation_limit": settings.generation_limit,
+                    **_filter(settings),
+                },
+            }
+        },
     }
 
 

@@ -267,18 +267,7 @@ class Game:
         """Measure on the held-out prompts; whether this is the best state so far."""
         session, job, watch = self.session, self.session.job, Stopwatch()
         with watch.measure("check"):
-            found = heldout.check(
-                self.discriminator,
-                session.rollouts,
-                session.pool,
-                session.splitter,
-                job.sampling,
-                seed=job.seed,
-                batch_size=job.settings.rollout.batch_size,
-                micro_prompts=job.settings.micro_prompts,
-                world=session.world,
-                wording=job.settings.wording,
-            )
+            found = heldout.check_stage(self.discriminator, session, job.settings.micro_prompts)
         better = self.control.check(self.step, found, job.settings, len(session.pool.held_out))
         reporter.write(self.step, found | watch.seconds, self.generated_tokens, "held-out check")
         return better

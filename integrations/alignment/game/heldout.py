@@ -30,6 +30,7 @@ from integrations.alignment.discriminators.discriminator import Discriminator
 from integrations.alignment.game import contest, losses
 from integrations.alignment.rollouts.engines import Sampler
 from integrations.alignment.rollouts.rollout import Generation, Sampling
+from integrations.alignment.training.session import Session
 from integrations.alignment.training.world import World
 from integrations.common.response import Response, parse
 from integrations.common.rows import Row
@@ -54,6 +55,23 @@ class Judged:
     """bool: the segment is worded as the demonstration's, numbers apart."""
     long_2R: np.ndarray
     """bool: the segment is as long as the demonstration's."""
+
+
+def check_stage(discriminator: Discriminator, session: Session, micro_prompts: int) -> dict[str, float]:
+    """`check` with what a stage's session and settings say."""
+    job = session.job
+    return check(
+        discriminator,
+        session.rollouts,
+        session.pool,
+        session.splitter,
+        job.sampling,
+        seed=job.seed,
+        batch_size=job.settings.rollout.batch_size,
+        micro_prompts=micro_prompts,
+        world=session.world,
+        wording=job.settings.wording,
+    )
 
 
 def check(

@@ -157,18 +157,7 @@ class Warmup:
 
     def _check(self) -> None:
         session, job = self.session, self.session.job
-        self.last_check = heldout.check(
-            self.discriminator,
-            session.rollouts,
-            session.pool,
-            session.splitter,
-            job.sampling,
-            seed=job.seed,
-            batch_size=job.settings.rollout.batch_size,
-            micro_prompts=job.settings.prompts_per_step,
-            world=session.world,
-            wording=job.settings.wording,
-        )
+        self.last_check = heldout.check_stage(self.discriminator, session, job.settings.prompts_per_step)
         loss = self.last_check.get("held_out_loss", float("inf"))
         better = loss < self.best_loss
         self.stale = 0 if better else self.stale + 1
