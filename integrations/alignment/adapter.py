@@ -19,7 +19,7 @@ from integrations.alignment.names import DESCRIPTION, POLICY_WEIGHTS, RESULT
 from integrations.alignment.settings import AlignSettings, DiscriminatorSettings
 from integrations.common import error_line
 from integrations.common.checkpoint import carried_over, check_frozen, check_model_folder, publish, read_tensors
-from integrations.common.files import read_json, write_json
+from integrations.common.files import flush, read_json, write_json
 from integrations.common.jsonl import JsonlTail
 from integrations.contract import Follower, Launch, Progress, StageContext, StageResult
 from integrations.errors import BadInput, StageFailed
@@ -332,5 +332,4 @@ def publish_discriminator(result: Path, base_model: Path, model_dir: Path) -> No
 
 def _copy_to_disk(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
-    with target.open("rb") as stream:
-        os.fsync(stream.fileno())
+    flush(target)

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from integrations.common.files import hash_folder
+from integrations.common.files import flush, hash_folder
 from integrations.errors import BadInput, StageFailed
 
 if TYPE_CHECKING:
@@ -140,12 +139,12 @@ def publish(
         for path in carried_over(base_model):
             shutil.copyfile(path, partial / path.name)
         for path in partial.iterdir():
-            _flush(path)
-        _flush(partial)
+            flush(path)
+        flush(partial)
         result = hash_folder(partial)
         _remove(model_dir)
         partial.rename(model_dir)
-        _flush(model_dir.parent)
+        flush(model_dir.parent)
     except OSError as error:
         raise StageFailed(
             f"cannot write {model_dir}: {error.strerror}", "free disk space or choose a writable folder, run it again"
@@ -398,11 +397,3 @@ def _rounded(data: np.ndarray[Any, Any], dtype: str, wanted: str) -> np.ndarray[
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,6 +22,15 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def flush(path: Path) -> None:
+    """Force a file or a folder's entries onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """A folder to fill beside `out`, flushed and renamed to it at the end; removed when the block fails.

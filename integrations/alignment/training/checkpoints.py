@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from integrations.alignment.names import POLICY_WEIGHTS
 from integrations.alignment.training.world import World
-from integrations.common.files import hash_file, read_json, write_json
+from integrations.common.files import flush, hash_file, read_json, write_json
 from integrations.errors import BadInput
 
 KEPT = 2
@@ -140,11 +140,3 @@ def place(partial: Path, final: Path) -> None:
     flush(partial)
     os.replace(partial, final)
     flush(final.parent)
-
-
-def flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,9 +9,9 @@ from pathlib import Path
 from integrations.alignment.data.pool import TeacherPool
 from integrations.alignment.job import Job
 from integrations.alignment.names import RESULT
-from integrations.alignment.training.checkpoints import flush, place
+from integrations.alignment.training.checkpoints import place
 from integrations.alignment.training.world import World
-from integrations.common.files import write_json
+from integrations.common.files import flush, write_json
 
 
 def write_result(
