@@ -15,7 +15,6 @@ Ends with status 3 when rows are refused.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
@@ -29,13 +28,12 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from integrations.common.files import write_json
+from integrations.common.image_tokens import ImagePolicy, image_policy, shape_problem, visual_tokens
 from integrations.common.rows import messages
 from integrations.llamafactory.rows import (
-    LONGEST_SHAPE,
     SMALLEST_SIDE,
     Given,
     given_rows,
-    image_tokens,
     structural_problem,
     turn_texts,
 )
@@ -127,7 +125,7 @@ def examine(given: Given, data_dir: Path, model: Path, max_length: int) -> tuple
         size, why = look_at_image(data_dir / image)
         if why:
             return 0, f"image {image} {why}"
-        counts.append(image_tokens(*size, image_processor(model)))
+        counts.append(visual_tokens(*size, policy(model)))
     texts = turn_texts(row, counts)
     length = sum(len(tokenizer(model).encode(text, add_special_tokens=False).ids) for text in texts)
     if length > max_length:
@@ -146,8 +144,8 @@ def look_at_image(path: Path) -> tuple[tuple[int, int], str | None]:
         return (0, 0), f"cannot be read: {error}"
     if min(width, height) < SMALLEST_SIDE:
         return (width, height), f"is {width} x {height} pixels, its short side must be at least {SMALLEST_SIDE}"
-    if max(width, height) > LONGEST_SHAPE * min(width, height):
-        return (width, height), f"is {width} x {height} pixels, more than {LONGEST_SHAPE} times as long as wide"
+    if why := shape_problem(width, height):
+        return (width, height), why
     if rotation != 1:
         return (width, height), "is to be shown rotated (EXIF), which engines treat differently; store it upright"
     return (width, height), None
@@ -159,13 +157,8 @@ def tokenizer(model: Path) -> Tokenizer:
 
 
 @cache
-def image_processor(model: Path) -> dict[str, Any]:
-    """The image processor's settings, from whichever file the model keeps them in."""
-    whole = model / "processor_config.json"
-    settings = json.loads(whole.read_text(encoding="utf-8")) if whole.is_file() else {}
-    if "image_processor" in settings:
-        return settings["image_processor"]
-    return json.loads((model / "preprocessor_config.json").read_text(encoding="utf-8"))
+def policy(model: Path) -> ImagePolicy:
+    return image_policy(model)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ checked in prism's own process, images and lengths in the engine's environment (
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from integrations.common.rows import Row, read_rows
 
@@ -30,8 +28,6 @@ RESERVED = (
 """Text that LLaMA-Factory or the tokenizer would take for something else than text."""
 SMALLEST_SIDE = 28
 """Images with a shorter side are enlarged by LLaMA-Factory before the model's own processor sees them."""
-LONGEST_SHAPE = 200
-"""Images with a side more than this many times the other are squeezed by LLaMA-Factory; the processor refuses them."""
 
 
 @dataclass(frozen=True)
@@ -78,35 +74,14 @@ def structural_problem(row: Row, data_dir: Path) -> str | None:
     return None
 
 
-def turn_texts(row: Row, image_tokens: Sequence[int]) -> list[str]:
+def turn_texts(row: Row, counts: Sequence[int]) -> list[str]:
     """The row in Qwen's chat layout, cut where LLaMA-Factory cuts before tokenising: up to the response, then it.
 
     Args:
         row: a row without structural problem.
-        image_tokens: merged visual tokens of each image.
+        counts: merged visual tokens of each image.
     """
     system = f"<|im_start|>system\n{row['system']}<|im_end|>\n" if row.get("system") else ""
-    images = "".join(f"<|vision_start|>{'<|image_pad|>' * count}<|vision_end|>" for count in image_tokens)
+    images = "".join(f"<|vision_start|>{'<|image_pad|>' * count}<|vision_end|>" for count in counts)
     source = f"{system}<|im_start|>user\n{images}{row['prompt']}<|im_end|>\n<|im_start|>assistant\n"
     return [source, f"{row['response']}<|im_end|>\n"]
-
-
-def image_tokens(width: int, height: int, processor: dict[str, Any]) -> int:
-    """Merged visual tokens of an image, by Qwen's rule: sides to multiples of a merged patch, area within bounds.
-
-    Args:
-        width, height: pixels.
-        processor: the image processor's settings (`patch_size`, `merge_size`, `size`).
-    """
-    unit = processor["patch_size"] * processor["merge_size"]
-    least, most = processor["size"]["shortest_edge"], processor["size"]["longest_edge"]
-    tall, wide = round(height / unit) * unit, round(width / unit) * unit
-    if tall * wide > most:
-        scale = math.sqrt(height * width / most)
-        tall = max(unit, math.floor(height / scale / unit) * unit)
-        wide = max(unit, math.floor(width / scale / unit) * unit)
-    elif tall * wide < least:
-        scale = math.sqrt(least / (height * width))
-        tall = math.ceil(height * scale / unit) * unit
-        wide = math.ceil(width * scale / unit) * unit
-    return (tall // unit) * (wide // unit)

@@ -47,8 +47,8 @@ HOST_SIDE = (
     ),
 )
 
-PREVIEWS = "benchmarks/report/pictures.py"
-"""The one host module that opens images, with the Pillow that matplotlib brings."""
+OPENS_IMAGES = ("benchmarks/report/pictures.py", "integrations/common/image_tokens.py")
+"""Host modules that open images, with the Pillow that matplotlib brings: previews, and sizes from files' headers."""
 
 
 def sources():
@@ -97,6 +97,6 @@ def test_engine_libraries_stay_inside_engines(path):
     name = relative(path)
     if name.startswith(INSIDE_AN_ENGINE) and name not in HOST_SIDE:
         return
-    allowed = {"PIL"} if name == PREVIEWS else set()
+    allowed = {"PIL"} if name in OPENS_IMAGES else set()
     foreign = {n for n in imported(path) if n.split(".")[0] in ENGINE_LIBRARIES - allowed}
     assert not foreign, f"{name} imports {sorted(foreign)}"

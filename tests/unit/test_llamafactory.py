@@ -417,20 +417,6 @@ def test_unknown_last_words_are_left_to_the_log(tmp_path: Path) -> None:
 # Lengths
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "tokens"),
-    [(32, 32, 1), (64, 32, 2), (288, 32, 9), (288, 64, 6), (40, 40, 1), (33, 28, 1), (500, 333, 6)],
-)
-def test_visual_tokens_by_image_size(width: int, height: int, tokens: int) -> None:
-    processor = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 1024, "longest_edge": 9 * 1024}}
-    assert rows.image_tokens(width, height, processor) == tokens
-
-
-def test_small_images_are_enlarged_to_the_least_area() -> None:
-    processor = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 4096, "longest_edge": 9 * 1024}}
-    assert rows.image_tokens(32, 32, processor) == 4
-
-
 def test_a_row_is_laid_out_as_chat(tmp_path: Path) -> None:
     row = ROW | {"system": "Be exact.", "images": ["a", "b"]}
     source, response = rows.turn_texts(row, [2, 1])

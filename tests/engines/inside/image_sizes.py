@@ -4,7 +4,7 @@ import random
 
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from integrations.llamafactory.rows import image_tokens
+from integrations.common.image_tokens import ImagePolicy, visual_tokens
 
 random.seed(0)
 for _ in range(20_000):
@@ -14,5 +14,5 @@ for _ in range(20_000):
     least = random.choice([1024, 4096, 65536])
     most = random.choice([9 * 1024, 1024 * 1024, 16777216])
     tall, wide = smart_resize(height, width, 32, min(least, most), most)
-    settings = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": min(least, most), "longest_edge": most}}
-    assert image_tokens(width, height, settings) == tall * wide // 1024, (width, height, settings)
+    policy = ImagePolicy(16, 2, min(least, most), most)
+    assert visual_tokens(width, height, policy) == tall * wide // 1024, (width, height, policy)
