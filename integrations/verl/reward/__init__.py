@@ -6,10 +6,12 @@
 else; `accuracy` is 1 when, inside that form, the answer is the reference. An answer outside the form counts as wrong:
 the paper's reward has no credit for an answer that cannot be found.
 
-    match.py     which kind of answer the reference is, and whether the answer matches: verdicts.md has the principles
+    match.py     whether an answer is the reference: verdicts.md has the principles
+    kinds.py     every kind of answer a reference can be read as; many.py those of several parts, equations.py equations
     clean.py     what never matters: case, spaces, full-width forms, emphasis, closing punctuation
     choice.py yes_no.py quantity.py units.py words.py clock.py regions.py parts.py     kinds of answers
-    expression.py, algebra.py     formulas; math-verify compares them, in processes of its own
+    tokens.py, expression.py, evaluate.py     formulas, read and computed
+    algebra.py   whether two formulas are equal; math-verify proves it, in processes of its own
     self_test.py, check.py        answers with known verdicts
 
 Needs only the standard library, but for algebra.py's child processes, which need math-verify. verl loads it as

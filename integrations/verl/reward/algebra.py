@@ -4,7 +4,7 @@ math-verify keeps time with signals: in a thread, where verl calls rewards, it r
 end. So questions go to child processes over pipes. A child that does not answer in time is killed and replaced, and the
 question counts as undecided, never as a wrong answer. A child whose parent is gone ends itself.
 
-Formulas are asked about as `expression.latex` writes them, with decimals as exact fractions and variables under names
+Formulas are asked about as `evaluate.latex` writes them, with decimals as exact fractions and variables under names
 of one letter, so that nothing is rounded and nothing can be misread. What differs at a point is never asked, and
 rational functions are compared exactly without asking.
 
@@ -28,8 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from integrations.verl.reward.expression import (
-    Node,
+from integrations.verl.reward.evaluate import (
     exact,
     is_rational_function,
     latex,
@@ -39,6 +38,7 @@ from integrations.verl.reward.expression import (
     symbols,
     value,
 )
+from integrations.verl.reward.expression import Node
 from integrations.verl.reward.verdict import Undecided
 
 SECONDS = 10.0

@@ -12,7 +12,8 @@ from fractions import Fraction
 from functools import lru_cache
 
 from integrations.verl.reward import algebra, units
-from integrations.verl.reward.expression import DEGREE, Node, exact, read, symbols, value
+from integrations.verl.reward.evaluate import exact, symbols, value
+from integrations.verl.reward.expression import DEGREE, Node, read
 from integrations.verl.reward.units import Unit
 from integrations.verl.reward.words import CHINESE_PREFIX, CHINESE_TENTHS, SCALES, chinese, english
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from integrations.verl.reward.expression import Node, negative, read, symbols, value
+from integrations.verl.reward.evaluate import symbols, value
+from integrations.verl.reward.expression import Node, negative, read
 
 _INTERVAL = re.compile(
     r"([(\[\]])\s*([^,;()\[\]]+(?:\([^()]*\)[^,;()\[\]]*)?)\s*[,;]\s*([^,;()\[\]]+(?:\([^()]*\)[^,;()\[\]]*)?)\s*([)\]\[])"
