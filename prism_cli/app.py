@@ -61,6 +61,12 @@ COMMANDS = {
     "runs": Lazy("prism_cli.commands.runs", "app", "List, show and remove runs.", LOOK),
     "reward": Lazy("prism_cli.commands.reward", "app", "See how the reward judges answers.", LOOK),
     "align": Lazy("prism_cli.commands.align", "app", "See what the discriminator reads and rewards.", LOOK),
+    "doctor": Lazy(
+        "prism_cli.commands.doctor",
+        "doctor",
+        "Say whether this machine will carry a run, before the first hour.",
+        SET_UP,
+    ),
     "env": Lazy("prism_cli.commands.env", "app", "List, build, check and remove the engines' environments.", SET_UP),
     "judge": Lazy("prism_cli.commands.judge", "app", "Start a judge, or check one with golden items.", SET_UP),
     "bench": Lazy("prism_cli.commands.bench", "bench", "Measure how fast a part of prism is.", SET_UP),

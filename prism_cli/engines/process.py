@@ -166,6 +166,9 @@ def engine_environment(
         # Without it `python -m` would put the working directory first on the import path.
         "PYTHONSAFEPATH": "1",
     }
+    # A proxy must not stand between an engine and a server on this machine.
+    direct = ",".join(filter(None, [env.get("NO_PROXY") or env.get("no_proxy", ""), "127.0.0.1,localhost"]))
+    env |= {"NO_PROXY": direct, "no_proxy": direct}
     env |= dict(extra_env or {}) | dict(launch.env)
     added = [entry for entry in [launch.env.get("PYTHONPATH", "")] if entry]
     env["PYTHONPATH"] = os.pathsep.join([str(import_root), *added])

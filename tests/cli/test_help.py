@@ -53,6 +53,7 @@ HELP = """\
 │ align    See what the discriminator reads and rewards.                       │
 ╰──────────────────────────────────────────────────────────────────────────────╯
 ╭─ Set up ─────────────────────────────────────────────────────────────────────╮
+│ doctor   Say whether this machine will carry a run, before the first hour.   │
 │ env      List, build, check and remove the engines' environments.            │
 │ judge    Start a judge, or check one with golden items.                      │
 │ bench    Measure how fast a part of prism is.                                │

@@ -184,6 +184,7 @@ def test_environment_is_clean_and_the_launch_has_the_last_word(
     monkeypatch.setenv("HF_TOKEN", "passed on")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.setenv("https_proxy", "http://proxy")
+    monkeypatch.setenv("no_proxy", "intranet")
     seen = see(
         environment, attempt, "dict(os.environ)",
         env={"OMP_NUM_THREADS": "2", "PYTHONPATH": "/added"}, extra_env={"OMP_NUM_THREADS": "9", "MORE": "x"},
@@ -191,6 +192,7 @@ def test_environment_is_clean_and_the_launch_has_the_last_word(
     assert isinstance(seen, dict)
     assert not seen.keys() & {"SECRET_OF_THE_USER", "RAY_ADDRESS", "VIRTUAL_ENV"}
     assert (seen["HF_TOKEN"], seen["CUDA_VISIBLE_DEVICES"], seen["https_proxy"]) == ("passed on", "3", "http://proxy")
+    assert seen["NO_PROXY"] == seen["no_proxy"] == "intranet,127.0.0.1,localhost"
     assert (seen["OMP_NUM_THREADS"], seen["MORE"], seen["HF_HUB_OFFLINE"]) == ("2", "x", "1")
     assert seen["PYTHONPATH"] == f"{attempt / 'imports'}{os.pathsep}/added"
     assert seen["PATH"].split(os.pathsep)[0] == str(environment.bin)
