@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -251,29 +251,48 @@ def _match(found: Mapping[str, Tensor], base: Mapping[str, Tensor], *, tied: boo
 
 
 def _write_weights(folder: Path, base: Mapping[str, Tensor], sources: Mapping[str, Tensor], check: _Check) -> None:
-    shards = list(_shards(list(base.values())))
+    def data(wanted: Tensor) -> np.ndarray[Any, Any]:
+        source = sources[wanted.name]
+        rounded = _rounded(source.read(), source.dtype, wanted.dtype)
+        check(wanted, rounded)
+        return rounded
+
+    write_shards(folder, list(base.values()), data, SHARD_BYTES)
+
+
+def write_shards(
+    folder: Path,
+    tensors: Sequence[Tensor],
+    data: Callable[[Tensor], np.ndarray[Any, Any]] = Tensor.read,
+    limit: int = SHARD_BYTES,
+) -> None:
+    """Write a model's weights as one file, or as shards with their index; nothing is flushed to disk.
+
+    Args:
+        tensors: in the order to write.
+        data: a tensor's bytes as uint8; by default those it has.
+        limit: bytes of tensors in a file; one that is larger gets a file of its own.
+    """
+    shards = list(_shards(tensors, limit))
     names = ["model.safetensors"]
     if len(shards) > 1:
         names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
         weight_map = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-        total = sum(tensor.nbytes for tensor in base.values())
+        total = sum(tensor.nbytes for tensor in tensors)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     for name, shard in zip(names, shards, strict=True):
         with (folder / name).open("wb") as stream:
             stream.write(_header(shard))
-            for wanted in shard:
-                source = sources[wanted.name]
-                data = _rounded(source.read(), source.dtype, wanted.dtype)
-                check(wanted, data)
-                stream.write(data.data)
+            for tensor in shard:
+                stream.write(data(tensor).data)
 
 
-def _shards(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+def _shards(tensors: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:
     shard: list[Tensor] = []
     size = 0
     for tensor in tensors:
-        if shard and size + tensor.nbytes > SHARD_BYTES:
+        if shard and size + tensor.nbytes > limit:
             yield shard
             shard, size = [], 0
         shard.append(tensor)
