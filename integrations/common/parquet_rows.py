@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def convert(source: Path, folder: Path, pool: str) -> dict[str, int]:
                 problems.append(f"row {number}: {problem}")
                 continue
             for name, data in images.items():
-                _write_image(folder / name, data)
+                write_picture(folder / name, data)
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
             rows, demonstrations = rows + 1, demonstrations + (row["response"] is not None)
     if problems:
@@ -82,8 +83,8 @@ def _records(source: Path) -> Iterator[dict[str, Any]]:
 
 def _row(record: Mapping[str, Any], number: int, source: Path, pool: str) -> tuple[Row, dict[str, bytes], str]:
     """The record as a row, its images by the names the row has for them, and what is wrong with it."""
-    system, prompt, problem = _turns(record.get("prompt"))
-    images, unread = _images(record.get("images") or [], source)
+    system, prompt, problem = turns_of(record.get("prompt"))
+    images, unread = pictures_of(record.get("images") or [], source)
     answer = (record.get("reward_model") or {}).get("ground_truth") or record.get("answer")
     if not problem and unread:
         problem = unread
@@ -106,8 +107,8 @@ def _row(record: Mapping[str, Any], number: int, source: Path, pool: str) -> tup
     return row, images, problem
 
 
-def _turns(turns: Any) -> tuple[str | None, str, str]:
-    """System text, user text and what is wrong."""
+def turns_of(turns: Any) -> tuple[str | None, str, str]:
+    """System text, user text and what is wrong with a prompt of chat turns; empty if nothing is."""
     if isinstance(turns, str):
         turns = [{"role": "user", "content": turns}]
     if not isinstance(turns, Sequence) or not all(isinstance(turn, Mapping) for turn in turns):
@@ -119,7 +120,8 @@ def _turns(turns: Any) -> tuple[str | None, str, str]:
     return (str(system) if system else None), str(texts["user"]), ""
 
 
-def _images(images: Sequence[Any], source: Path) -> tuple[dict[str, bytes], str]:
+def pictures_of(images: Sequence[Any], source: Path) -> tuple[dict[str, bytes], str]:
+    """Bytes of a row's images by the names they get as files (of their content), and what is wrong, or nothing."""
     found: dict[str, bytes] = {}
     for place, image in enumerate(images):
         data = image.get("bytes") if isinstance(image, Mapping) else image
@@ -143,9 +145,10 @@ def _demonstration(record: Mapping[str, Any]) -> str | None:
     return str(record["teacher_response"]).strip() if record.get("teacher_response") else None
 
 
-def _write_image(path: Path, data: bytes) -> None:
+def write_picture(path: Path, data: bytes) -> None:
+    """Write an image that is named by its content, whole or not at all, unless it is there."""
     if not path.is_file() or path.stat().st_size != len(data):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         partial.write_bytes(data)
         partial.replace(path)
