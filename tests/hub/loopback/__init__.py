@@ -1,0 +1,25 @@
+"""A Hugging Face Hub on loopback to test releases against. See `server`, and `faults` for what can go wrong."""
+
+from loopback.faults import FOREVER, Pause, cut, delay, drop, hang, hook, lose, status, trickle
+from loopback.messages import FINE_TOKEN, READ_TOKEN, STRANGER_TOKEN, WRITE_TOKEN
+from loopback.server import Call, Hub, hub
+
+__all__ = [
+    "FINE_TOKEN",
+    "FOREVER",
+    "READ_TOKEN",
+    "STRANGER_TOKEN",
+    "WRITE_TOKEN",
+    "Call",
+    "Hub",
+    "Pause",
+    "cut",
+    "delay",
+    "drop",
+    "hang",
+    "hook",
+    "hub",
+    "lose",
+    "status",
+    "trickle",
+]
