@@ -1,0 +1,365 @@
+"""Publishing a release: from a checked folder to a tagged commit that is known to hold it.
+
+    preview(folder, manifest, target)                              # what would happen; touches nothing
+    receipt = publish(folder, manifest, target, tell, receipts)    # makes it so, or says why not
+
+The order never changes: rights, repository (private), bytes, one commit, comparison by hash, tag, and only then public.
+Every step begins with what the Hub has, so that running again from any half-done state completes it, and running again
+after the end does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from integrations.errors import BadInput, PrismError
+from release import manifest as manifests
+from release import names
+from release.finding import Finding
+from release.hub.client import Hub, connect
+from release.hub.comparison import Comparison, compare
+from release.hub.failures import LOGIN, HubFailed, clean
+from release.hub.receipt import Journal, Receipt
+from release.hub.repository import Files, Repository, RepoType, tag_is_taken
+from release.hub.upload import Commit, Tell, commit, find, send
+from release.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a release goes."""
+
+    repo: str
+    """NS/NAME."""
+    repo_type: RepoType = "model"
+    tag: str | None = None
+    """Set on the commit; a pull request has none."""
+    public: bool = False
+    """Make the repository public when all else has succeeded."""
+    create_pr: bool = False
+    """Open a pull request instead of committing to main; neither tag nor visibility are touched then."""
+    message: str = "Release"
+    """Of the commit."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What publishing would do, and what stands in its way."""
+
+    repo: str
+    url: str
+    exists: bool | None
+    """None: the Hub could not be asked. False: not there, or not visible without a token that may see it."""
+    public: bool | None
+    head: str | None
+    """Commit that main is at."""
+    released: str | None
+    """Commit that holds this release already."""
+    upload: tuple[str, ...]
+    there: tuple[str, ...]
+    delete: tuple[str, ...]
+    keep: tuple[str, ...]
+    problems: tuple[str, ...]
+    """What publishing would stop at, each one sentence."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What the Hub has."""
+
+    public: bool
+    head: str
+    difference: Comparison
+    """Between the head of main and the release."""
+    released: str | None
+    """Commit that holds the release: the tag's, or else the head."""
+    tagged: bool
+    """The tag is on that commit."""
+
+
+def publish(
+    folder: Path,
+    manifest: Manifest,
+    target: Target,
+    tell: Tell,
+    receipt_dir: Path,
+    warnings: Sequence[Finding] = (),
+) -> Receipt:
+    """Publish a folder that was checked.
+
+    Args:
+        folder: holds the manifest file too.
+        manifest: of the folder.
+        tell: given one line at each step.
+        receipt_dir: folder for the receipt.
+        warnings: findings of the checks, for the receipt.
+
+    Raises:
+        BadInput: the target, the token or its rights are wrong, the tag names something else, or the repository is
+            public and `target.public` is not set. Found before a byte moves.
+        HubFailed: the network or the Hub failed for longer than was waited, or somebody else published meanwhile.
+    """
+    check(target)
+    release = whole(folder, manifest)
+    hub = connect()
+    check_rights(hub, target)
+    repository = Repository(hub, target.repo, target.repo_type)
+    journal = _journal(repository, release, target, receipt_dir, warnings)
+    state = look(repository, release, target)
+    if state is None:
+        journal.reached("started")
+        tell(f"Creating {target.repo}, private")
+        repository.create()
+        journal.reached("created")
+        state = look(repository, release, target)
+        if state is None:
+            raise HubFailed(f"{target.repo} was created but does not show.", "Run the same command again in a minute.")
+    if target.create_pr:
+        return _pull_request(repository, folder, release, target, state, journal, tell)
+    done = state.released
+    if done is None:
+        if state.public and not target.public:
+            raise _is_public(target.repo)
+        done = _upload(repository, folder, release, target, state, journal, tell).oid
+    else:
+        tell(f"{target.repo} holds this release already, in commit {done[:12]}")
+    return _finish(repository, target, done, state.tagged, journal, tell)
+
+
+def preview(folder: Path, manifest: Manifest, target: Target) -> Preview:
+    """What `publish` would do. Reads only; works without a token where the repository can be seen without one.
+
+    Raises:
+        BadInput: the target's names are wrong, or the folder has no manifest.
+    """
+    check(target)
+    release = whole(folder, manifest)
+    hub = connect()
+    repository = Repository(hub, target.repo, target.repo_type)
+    problems: list[str] = []
+    if not hub.signed_in:
+        problems.append(_no_token().problem)
+    state: _State | None = None
+    exists: bool | None = None
+    for step in ("rights", "state"):
+        try:
+            if step == "rights" and hub.signed_in:
+                check_rights(hub, target)
+            elif step == "state":
+                state = look(repository, release, target)
+                exists = state is not None
+        except PrismError as error:
+            problems.append(error.problem)
+    if state and state.public and state.released is None and not target.public and not target.create_pr:
+        problems.append(_is_public(target.repo).problem)
+    difference = state.difference if state else compare(release, {})
+    return Preview(
+        target.repo,
+        repository.url,
+        exists,
+        state.public if state else None,
+        state.head if state else None,
+        state.released if state else None,
+        **asdict(difference),
+        problems=tuple(problems),
+    )
+
+
+def check(target: Target) -> None:
+    """Raises: BadInput: a name of the target is not one."""
+    names.repo(target.repo)
+    if target.tag is not None:
+        names.tag(target.tag)
+    if not clean(target.message):
+        raise BadInput("The release has no message for its commit.", "Give one.")
+
+
+def whole(folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest with an entry for its own file.
+
+    Raises:
+        BadInput: the folder's manifest file is missing or another.
+    """
+    inside = manifests.read(folder)
+    if inside is None or inside.to_json() != manifest.to_json():
+        raise BadInput(f"{folder / manifests.NAME} is not the manifest of this folder.", "Assemble the release anew.")
+    return replace(manifest, files={**manifest.files, manifests.NAME: manifests.entry(folder / manifests.NAME)})
+
+
+def check_rights(hub: Hub, target: Target) -> None:
+    """Raises: BadInput: no token, one that the Hub does not know or that may only read, or a foreign namespace."""
+    if not hub.signed_in:
+        raise _no_token()
+    me = hub.ask("see whose token this is", hub.api.whoami)
+    token = (me.get("auth") or {}).get("accessToken") or {}
+    if token.get("role") == "read":
+        raise BadInput("This token may only read.", LOGIN)
+    if target.create_pr:
+        return
+    owner = target.repo.split("/")[0]
+    roles = {str(me.get("name", "")).casefold(): "admin"}
+    roles |= {str(each.get("name", "")).casefold(): str(each.get("roleInOrg")) for each in me.get("orgs") or []}
+    if roles.get(owner.casefold()) in (None, "read", "no_access"):
+        raise BadInput(
+            f"The token's account, {clean(me.get('name'))}, may not publish under {owner}.",
+            f"Release to a namespace of that account, or ask for write access to {owner}; --create-pr needs none.",
+        )
+
+
+def look(repository: Repository, release: Manifest, target: Target) -> _State | None:
+    """What the Hub has; None where the repository is not there.
+
+    Raises:
+        BadInput: the tag names something else, or differs from one that exists only in case.
+    """
+    info = repository.info()
+    if info is None:
+        return None
+    head = str(info.sha)
+    remote = repository.files(head)
+    difference = compare(release, remote, _earlier(repository, remote, head))
+    released, tagged = (head if difference.equal else None), None
+    if target.tag is not None and not target.create_pr:
+        tags = repository.tags()
+        names.not_a_twin(target.tag, tags, f"tag of {target.repo}")
+        tagged = tags.get(target.tag)
+        if tagged is not None and tagged != released:
+            if not compare(release, repository.files(tagged)).equal:
+                raise tag_is_taken(target.repo, target.tag, tagged)
+            released = tagged
+    return _State(not info.private, head, difference, released, tagged is not None)
+
+
+def _earlier(repository: Repository, remote: Files, head: str) -> Manifest | None:
+    return repository.manifest(head) if manifests.NAME in remote else None
+
+
+def _no_token() -> BadInput:
+    return BadInput("There is no token for the Hub.", LOGIN)
+
+
+def _is_public(repo: str) -> BadInput:
+    return BadInput(
+        f"{repo} is public: everyone would see the release before it is verified.",
+        "Say --public to accept that, or release to a repository of its own.",
+    )
+
+
+def _journal(
+    repository: Repository, release: Manifest, target: Target, folder: Path, warnings: Sequence[Finding]
+) -> Journal:
+    receipt = Receipt(
+        repo=target.repo,
+        repo_type=target.repo_type,
+        url=repository.url,
+        tag=None if target.create_pr else target.tag,
+        message=clean(target.message),
+        files={path: entry.sha256 for path, entry in sorted(release.files.items())},
+        pull_request="" if target.create_pr else None,
+        warnings=[finding.to_json() for finding in warnings],
+    )
+    return Journal.open(receipt, folder)
+
+
+def _upload(
+    repository: Repository,
+    folder: Path,
+    release: Manifest,
+    target: Target,
+    state: _State,
+    journal: Journal,
+    tell: Tell,
+) -> Commit:
+    """Bytes, commit, and the comparison of what came of it."""
+    difference = state.difference
+    journal.reached("started")
+    if difference.delete:
+        tell(f"In the same commit {len(difference.delete)} stale files go: {_listed(difference.delete)}")
+    if difference.keep:
+        tell(f"Not of the release, left alone: {_listed(difference.keep)}")
+    operations = send(repository, folder, release, difference.upload, target.create_pr, tell)
+    journal.reached("uploaded")
+    tell("Committing")
+    made = commit(
+        repository, release, difference, operations, state.head, clean(target.message), target.create_pr, tell
+    )
+    receipt = journal.receipt
+    receipt.commit, receipt.uploaded, receipt.deleted = made.oid, [*difference.upload], [*difference.delete]
+    receipt.kept = [*difference.keep]
+    journal.reached("committed")
+    _verify(repository, release, made)
+    journal.reached("verified")
+    return made
+
+
+def _verify(repository: Repository, release: Manifest, made: Commit) -> None:
+    """Raises: HubFailed: the commit holds something else than the release."""
+    found = compare(release, repository.files(made.oid))
+    if not found.equal:
+        paths = _listed(found.upload + found.delete)
+        raise HubFailed(
+            f"Commit {made.oid[:12]} of {repository.name} differs from the release: {paths}.",
+            "It was neither tagged nor made public. Run the same command again to replace it.",
+        )
+
+
+def _finish(repository: Repository, target: Target, oid: str, tagged: bool, journal: Journal, tell: Tell) -> Receipt:
+    """Tag, then public, then the receipt's last word."""
+    receipt = journal.receipt
+    receipt.commit = oid
+    journal.reached("verified")
+    if target.tag is not None:
+        if not tagged:
+            tell(f"Tagging {target.tag}")
+            repository.tag(target.tag, oid)
+        journal.reached("tagged")
+    info = repository.info()
+    receipt.public = info is not None and not info.private
+    if target.public and not receipt.public:
+        tell("Making the repository public")
+        repository.make_public()
+        receipt.public = True
+    if receipt.public:
+        journal.reached("public")
+    journal.reached("done")
+    return receipt
+
+
+def _pull_request(
+    repository: Repository,
+    folder: Path,
+    release: Manifest,
+    target: Target,
+    state: _State,
+    journal: Journal,
+    tell: Tell,
+) -> Receipt:
+    """An open pull request with the release: the one there is, or a new one. None where main holds it already."""
+    receipt = journal.receipt
+    receipt.public = state.public
+    if state.released is not None:
+        tell(f"{target.repo} holds this release already, in commit {state.released[:12]}: no pull request is needed")
+        made: Commit = Commit(state.released, None)
+    else:
+        found = find(repository, release, pull_request=True)
+        if found is not None:
+            tell(f"A pull request with this release is open: {found.pull_request}")
+        made = found or _upload(repository, folder, release, target, state, journal, tell)
+    receipt.commit, receipt.pull_request = made.oid, made.pull_request
+    journal.reached("done")
+    return receipt
+
+
+def _listed(paths: Sequence[str]) -> str:
+    """A few paths of many, for one line."""
+    shown = ", ".join(clean(path) for path in paths[:5])
+    return shown + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+
+
+__all__ = ["Preview", "Receipt", "Target", "preview", "publish"]
