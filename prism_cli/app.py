@@ -57,6 +57,12 @@ COMMANDS = {
         "Write one HTML file: results, curves, cost, provenance, every response.",
         TRAIN,
     ),
+    "plan": Lazy(
+        "prism_cli.commands.plan",
+        "plan",
+        "Say what each stage of a recipe needs: memory, time, disk, and what makes it fit.",
+        TRAIN,
+    ),
     "recipe": Lazy("prism_cli.commands.recipe", "app", "List, show and check recipes.", LOOK),
     "runs": Lazy("prism_cli.commands.runs", "app", "List, show and remove runs.", LOOK),
     "reward": Lazy("prism_cli.commands.reward", "app", "See how the reward judges answers.", LOOK),

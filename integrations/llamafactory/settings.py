@@ -9,6 +9,17 @@ from pydantic import Field, model_validator
 from integrations.contract import Settings
 
 
+class SftLora(Settings):
+    """Low-rank adapters, trained in fp32 beside frozen bf16 weights and merged into them at the end."""
+
+    rank: int = Field(default=32, ge=1)
+    """Width of the adapters. Each matrix of m x n trains rank * (m + n) numbers instead of m * n."""
+    alpha: int = Field(default=64, ge=1)
+    """The adapters' product is scaled by alpha / rank, so that the learning rate need not follow the rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the adapters' inputs left out at random in each step; 0 for none."""
+
+
 class SftSettings(Settings):
     """Supervised fine-tuning of all unfrozen weights on demonstrations, by LLaMA-Factory.
 
@@ -63,9 +74,21 @@ class SftSettings(Settings):
     training, and the result has the base model's dtype in both cases."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third slower, much less memory."""
+    lora: SftLora | None = None
+    """Train adapters of every linear layer that is not frozen instead of the weights, for one small GPU. The result
+    is a plain checkpoint with the adapters merged in. `{}` takes rank 32 and alpha 64. Adapters want some ten times
+    the learning rate of weights. Null: train the weights."""
+    sharding: Literal["none", "fsdp", "zero2", "zero3"] = "none"
+    """What several GPUs share. `none`: each holds everything, 20 bytes for each trained parameter. `fsdp`: weights,
+    gradients and moments are dealt out, 16 bytes over all GPUs together (torch's FSDP2, in every environment). `zero2`:
+    masters, moments and gradients are dealt out and bf16 weights stay whole; `zero3`: those too. Both by DeepSpeed,
+    which must be installed in the environment."""
+    offload: bool = False
+    """With `sharding`: keep masters and moments in main memory, 12 bytes for each trained parameter, and update them
+    there; several times slower steps, for models that do not fit otherwise."""
     deepspeed: str | None = None
-    """Absolute path of a DeepSpeed configuration (JSON) to shard optimizer state, gradients or weights over GPUs.
-    Needs an environment in which DeepSpeed is installed; null: every GPU holds everything."""
+    """Absolute path of a DeepSpeed configuration (JSON) of your own in place of `sharding`'s. Needs an environment in
+    which DeepSpeed is installed."""
     deterministic: bool = False
     """On GPUs: use only deterministic kernels (slower), so that a repeated run gives the same bits. On CPU runs
     always repeat."""
@@ -87,6 +110,12 @@ class SftSettings(Settings):
             raise ValueError(
                 f"`gradient_accumulation` {self.gradient_accumulation} must divide `batch_size` {self.batch_size}"
             )
+        if self.offload and self.sharding == "none":
+            raise ValueError("`offload` needs `sharding`: fsdp, zero2 or zero3")
+        if self.deepspeed is not None and self.sharding != "none":
+            raise ValueError("give either `sharding` or a `deepspeed` configuration of your own")
+        if self.sharding != "none" and self.precision != "bf16":
+            raise ValueError(f"`sharding: {self.sharding}` needs `precision: bf16`")
         if self.final_learning_rate and self.schedule != "cosine":
             raise ValueError("`final_learning_rate` needs `schedule: cosine`")
         return self

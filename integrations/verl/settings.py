@@ -54,6 +54,15 @@ class JudgeSettings(Settings):
     """Questions under way at the same time."""
 
 
+class RlvrLora(Settings):
+    """Low-rank adapters of every linear layer of the language model, beside frozen weights."""
+
+    rank: int = Field(default=32, ge=1)
+    """Width of the adapters; vLLM reserves memory for it. Each matrix of m x n trains rank * (m + n) numbers."""
+    alpha: int = Field(default=64, ge=1)
+    """The adapters' product is scaled by alpha / rank, so that the learning rate need not follow the rank."""
+
+
 class RlvrSettings(PresetSettings):
     """One RLVR stage. A step is one batch of prompts sampled, scored and learnt from."""
 
@@ -159,6 +168,12 @@ class RlvrSettings(PresetSettings):
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: less memory, about a third more time."""
     gpu_memory_share: float = Field(default=0.6, gt=0, lt=1)
+    lora: RlvrLora | None = None
+    """Train adapters instead of the weights, for one small GPU; the result has them merged in. `{}` takes rank 32 and
+    alpha 64. Adapters want some ten times the learning rate of weights. Null: train the weights."""
+    offload: bool = False
+    """Keep the policy's weights and moments in main memory while it does not learn, 12 bytes for each parameter over
+    all GPUs: room for the rollout engine, for some seconds of transfer a step. On in the paper's scripts."""
     """Share of a GPU's memory for the rollout engine; the policy's training needs the rest. Not used on CPU."""
 
     checkpoint_every: int = Field(default=100, ge=1)

@@ -45,6 +45,8 @@ HELP = """\
 │          intervals, tests.                                                   │
 │ report   Write one HTML file: results, curves, cost, provenance, every       │
 │          response.                                                           │
+│ plan     Say what each stage of a recipe needs: memory, time, disk, and what │
+│          makes it fit.                                                       │
 ╰──────────────────────────────────────────────────────────────────────────────╯
 ╭─ Look at what there is ──────────────────────────────────────────────────────╮
 │ recipe   List, show and check recipes.                                       │
