@@ -69,6 +69,14 @@ def train(
         str | None,
         typer.Option(help="A running Ray cluster for RLVR (machine.ray_address).", rich_help_panel=WHERE),
     ] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tensorboard|wandb|trackio",
+            help="Pass every stage's figures on, step by step (tracking.to).",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write and print what would run; train nothing.", rich_help_panel=OUTPUT)
     ] = False,
@@ -85,11 +93,13 @@ def train(
     """
     from prism_cli.pipeline.plan import make_plan, select
     from prism_cli.pipeline.preview import preview
+    from prism_cli.pipeline.tracking import heard
     from prism_cli.recipes.load import load
     from prism_cli.runs.store import RunStore
     from prism_cli.ui.view import choose_view
 
     changes = [*(set_ or []), *([f"machine.ray_address={ray_address}"] if ray_address else [])]
+    changes += [f"tracking.to={track}"] if track else []
     resolved = load(recipe, profile, changes, algorithm)
     plan, before = select(make_plan(resolved.recipe), stage, arm, parent)
     name = run or "-".join([resolved.recipe.name, *(part for part in (algorithm, profile) if part), f"s{seed}"])
@@ -112,7 +122,8 @@ def train(
             if dry_run:
                 steps = preview(store, plan, seed, _machine(resolved), execute)
             else:
-                execute(plan)
+                with heard(store, resolved.recipe.tracking, view):
+                    execute(plan)
     finally:
         view.close()
     if dry_run:

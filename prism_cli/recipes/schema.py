@@ -145,6 +145,19 @@ class MachineUse(Settings):
         return self
 
 
+class Tracking(Settings):
+    """Who hears of a run while it works. Changes no result."""
+
+    to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Where every stage's figures go, step by step; `--track` sets it. `tensorboard` and `trackio` write into the run's
+    `tracking` folder (trackio into TRACKIO_DIR where that is set), `wandb` sends them with your own login. Figures
+    only: no settings, paths, host or user names."""
+    project: str = Field(default="prism", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")
+    """Project of the tracker."""
+    notify: list[Literal["done", "failed", "alarm"]] = Field(default=["done", "failed", "alarm"])
+    """What the webhook is told whose address the environment variable PRISM_WEBHOOK holds; without one, nothing."""
+
+
 Stage = Annotated[SftSettings | DiscriminatorSettings | AlignSettings | RlvrSettings, Field(discriminator="kind")]
 
 
@@ -179,6 +192,8 @@ class Recipe(Settings):
     """How results are measured."""
     machine: MachineUse = MachineUse()
     """How much of the machine a run takes."""
+    tracking: Tracking = Tracking()
+    """Who hears of the run while it works."""
 
     @property
     def pools(self) -> tuple[str, ...]:

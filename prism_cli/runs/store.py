@@ -22,7 +22,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class RunStore:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self._event_lock = threading.Lock()
+        self._listeners: list[Callable[[dict[str, Any]], None]] = []
 
     @classmethod
     def create(cls, runs_dir: Path, name: str) -> RunStore:
@@ -102,9 +103,21 @@ class RunStore:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one line to events.jsonl; safe from several threads."""
-        line = json.dumps({"time": _now(), "event": kind, **fields}, ensure_ascii=False) + "\n"
+        event = {"time": _now(), "event": kind, **fields}
+        line = json.dumps(event, ensure_ascii=False) + "\n"
         with self._event_lock, (self.root / "events.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(line)
+        for listener in self._listeners:
+            listener(event)
+
+    @contextmanager
+    def listening(self, listener: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+        """Have a function hear every event from now on, in the thread that it happens in; it must not take long."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
 
     def write_recipe(self, text: str) -> None:
         write_text(self.root / "recipe.yaml", text)

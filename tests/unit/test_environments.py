@@ -406,7 +406,7 @@ def test_requirement_that_cannot_be_met_leaves_the_lock_alone(engines: TinyEngin
 
 
 def test_engines_of_every_machine_share_one_torch() -> None:
-    assert environments.names() == ["alignment", "llamafactory", "lmms_eval", "verl", "vllm"]
+    assert environments.names() == ["alignment", "llamafactory", "lmms_eval", "trackers", "verl", "vllm"]
     usual = [name for name in environments.names() if not environments.describe(name).optional]
     assert usual == ["alignment", "llamafactory", "lmms_eval", "verl"]
     for package in ("torch", "torchvision"):

@@ -25,13 +25,18 @@ ENGINE_LIBRARIES = {
     "bitsandbytes",
     "sklearn",
     "PIL",
+    "wandb",
+    "trackio",
+    "tensorboardX",
 }
 INSIDE_AN_ENGINE = (
     "integrations/alignment/",
     "integrations/llamafactory/prepare.py",
     "integrations/lmms_eval/inside/",
+    "integrations/trackers/follow.py",
     "integrations/verl/cpu/",
     "integrations/verl/check_configuration.py",
+    "integrations/verl/check_prompts.py",
     "integrations/verl/sampler.py",
     "benchmarks/digits/build_",
     "benchmarks/digits/contact_sheet.py",
