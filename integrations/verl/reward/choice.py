@@ -19,12 +19,13 @@ _LISTED = re.compile(r"[(\[{]?\s*[A-H]\b(?:(?:[\s,;&/()\[\]]|\band\b|和|与|及
 _WORD = re.compile(
     r"(?:(?:the\s+)?(?:(?:correct|right|final|best)\s+)*(?:options?|choices?|answers?|letters?)\b\s*"
     r"(?:is\b|are\b)?\s*[:=]?"
+    r"|both(?: (?:options|choices|statements))?(?=\s+[(]?[A-J]\b)"
     r"|(?:i )?(?:would |will )?(?:choose|pick|select|go with)\b\s*:?"
     r"|(?:本题|故|应|应该)*(?:选择?|选项)\s*(?:是|为)?\s*:?)\s*",
     re.IGNORECASE,
 )
 _AFTER = re.compile(
-    r"(?:\s*(?:选项|项|is (?:the )?(?:correct|right|true|best)(?: (?:answer|option|choice|one))?"
+    r"(?:\s*(?:选项|项|(?:is|are)(?: both)? (?:the )?(?:correct|right|true|best)(?: (?:answer|option|choice|one)s?)?"
     r"|正确|是正确的|是对的))+",
     re.IGNORECASE,
 )
@@ -44,8 +45,10 @@ _FINALLY = re.compile(
     r".*\b(?i:i (?:choose|pick|select)|answer is|option is|choice is)\s*:?\s*[(]?([A-J])[)]?", re.DOTALL
 )
 _CLAIM = re.compile(r"\b(?:choose|pick|select|answer|option|choice)\b", re.IGNORECASE)
-_REASONED = re.compile(
-    r"[(]?(?:because|since|as|so|which|the|this|it|its|by|因为|由于|that|given|for)\b", re.IGNORECASE
+_BECAUSE = re.compile(r"[(]?(?:(?:because|since|as|so|which|it|its|by|that|given|for)\b|因为|由于)", re.IGNORECASE)
+_CLAUSE = re.compile(
+    r"(?:the|this|both|all|there)\b.*\b(?:is|are|was|were|has|have|gives?|shows?|means?|equals?|must|can|will)\b",
+    re.IGNORECASE | re.DOTALL,
 )
 _DENIED = re.compile(
     r"(?:is|are|was)?\s*(?:not|wrong|incorrect|false|n't|no|never)\b|isn't|错|不对|不是", re.IGNORECASE
@@ -93,7 +96,8 @@ def decide(prediction: str, right: Choice, same: Callable[[str, str], bool]) -> 
     if match := _ONE.fullmatch(text):
         return (match.group(1) or match.group(2) or match.group(3)).upper() in right.letters, "letter"
     if (match := _START.fullmatch(text)) and not (right.text and same(text, right.text)):
-        return _with_rest(match.group(1), match.group(2), right, same)
+        after_comma = text[: match.start(2)].rstrip()[-1] in ",-"
+        return _with_rest(match.group(1), match.group(2), after_comma, right, same)
     if right.text and (match := _SPACED.fullmatch(text)) and same(match.group(2), right.text):
         return match.group(1) in right.letters, "letter"
     if right.text:
@@ -116,8 +120,10 @@ def _bare(text: str) -> str:
     return clean(text)
 
 
-def _with_rest(letter: str, rest: str, right: Choice, same: Callable[[str, str], bool]) -> tuple[bool, str]:
-    """A letter with more behind it: its option's text or a reason, but no second option."""
+def _with_rest(
+    letter: str, rest: str, after_comma: bool, right: Choice, same: Callable[[str, str], bool]
+) -> tuple[bool, str]:
+    """A letter with more behind it: its option's text or a reason, but no second option and no other text."""
     if _CONTRAST.fullmatch(rest):
         return letter in right.letters, "letter"
     if _ANOTHER.search(rest) or _ALSO.search(rest):
@@ -126,8 +132,9 @@ def _with_rest(letter: str, rest: str, right: Choice, same: Callable[[str, str],
         return False, "denied"
     if letter not in right.letters:
         return False, "letter"
-    if right.text and not _REASONED.match(rest) and not same(without_reason(rest), right.text):
-        return False, "letter_and_other_text"
+    if right.text and not _BECAUSE.match(rest) and not same(without_reason(rest), right.text):
+        named = after_comma or right.text.casefold() in rest.casefold()
+        return (True, "letter") if named and _CLAUSE.match(rest) else (False, "letter_and_other_text")
     return True, "letter"
 
 

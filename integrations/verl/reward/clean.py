@@ -42,6 +42,9 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("、", ","),
         "″": '"',
         "÷": "/",
+        "î": "i",
+        "ĵ": "j",
+        "⇋": "⇌",
         "∕": "/",
         "⁄": "/",
         "﹢": "+",
@@ -60,7 +63,7 @@ _HTML_POWER = re.compile(r"<sup>\s*([^<>]{1,10}?)\s*</sup>", re.IGNORECASE)
 _HTML_INDEX = re.compile(r"<sub>\s*([^<>]{1,10}?)\s*</sub>", re.IGNORECASE)
 _TEXT = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textit|textrm|texttt|mathrm|mathbf|mathit|mathsf|bf|rm|boldsymbol|bm|mbox|hbox|"
-    r"operatorname\*?|underline|overline|emph|vec|overrightarrow|hat|bar|widehat|displaystyle)\s*\{([^{}]*)\}"
+    r"operatorname\*?|ce|underline|overline|emph|vec|overrightarrow|hat|bar|widehat|displaystyle)\s*\{([^{}]*)\}"
 )
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}", re.DOTALL)
 _MATHS = re.compile(r"\\[\[\]()]")
@@ -71,6 +74,11 @@ _SPACES = re.compile(r"\\(?:[,;:! ]|quad|qquad|enspace|thinspace)|~(?=[A-Za-z\\]
 _THIN_IN_NUMBER = re.compile(
     r"(?<=[0-9])(?:\\,|\\!|\{,\}|\u2009|\u202f|(?<=[0-9])'(?=[0-9]{3}(?![0-9])))\s*(?=[0-9]{3}(?![0-9]))"
 )
+_FOREIGN = re.compile(
+    r"(?<![0-9.,'])(?:[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+|[0-9]{1,3}(?:\.[0-9]{3}){2,}|[0-9]{1,3}(?:'[0-9]{3})+)"
+    r"(?![0-9]|[,'][0-9])"
+)
+"""1.234,50 and 1.234.567 and 1'234'567: what can be read in one way alone."""
 _DEGREE = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-z])|\\circ(?![a-z]))")
 _EMPHASIS = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*|__(?=\S)(.+?)(?<=\S)__", re.DOTALL)
 _SINGLE_EMPHASIS = re.compile(r"[*_']([^*_']+)[*_']|\"([^\"]+)\"")
@@ -84,7 +92,7 @@ _NAMES = {
     "yen": "¥", "dots": "...", "ldots": "...", "cdots": "...", "varphi": "φ", "varepsilon": "ε", "vartheta": "θ",
     "lparen": "(", "rparen": ")", "lbrack": "[", "rbrack": "]", "to": "→", "rightarrow": "→", "implies": "→",
     "Rightarrow": "→", "mu": "μ", "Omega": "Ω", "setminus": "\\setminus", "triangle": "△", "parallel": "∥",
-    "perp": "⊥",
+    "perp": "⊥", "pi": "π", "imath": "i", "jmath": "j", "rightleftharpoons": "⇌", "leftrightarrow": "↔",
 }  # fmt: skip
 _NAMED = re.compile(rf"\\({'|'.join(sorted(_NAMES, key=len, reverse=True))})(?![a-zA-Z])")
 _REPEATING = re.compile(r"([0-9]+)\.([0-9]*)(?:\\(?:overline|dot|bar)\s*\{([0-9]+)\}|\(([0-9]+)\)(?![0-9^*]))")
@@ -99,8 +107,11 @@ _LEAD = re.compile(
     r"(?:(?:so|thus|hence|therefore|finally|then|ok|okay|well|final|in conclusion|we (?:get|have|find)(?: that)?"
     r"|i (?:choose|pick|select|think(?: that)?|believe(?: that)?)|my answer is|it (?:is|'s|was)|it's|this is|that is"
     r"|(?:the )?points?\s+(?=[A-Z]\s*\()|(?:an?|the) (?=[$]?[0-9])|(?:a )?total of (?=[$]?[0-9])"
-    r"|there (?:are|is|were|was)|they are|these are|(?:in |(?:the )?year )+(?=[0-9]{4}$)"
-    r"|(?:the )?(?:points?|coordinates?|vertex|cent(?:er|re)|set|interval|vector|pair)(?: are| is)?\s*(?=[(\[{<])"
+    r"|there (?:are|is|were|was)|they are|these are"
+    r"|(?:it |they )?(?:(?:is|was|has) )?(?:an? )?(?:increase[ds]?|rose) (?:of|by)"
+    r"|(?:in |(?:the )?year )+(?=[0-9]{4}$)"
+    r"|(?:the )?(?:points?|coordinates?|vertex|cent(?:er|re)|set|interval|vector|pair)(?: [A-Z])?(?: are| is)?(?: at)?"
+    r"\s*(?=[(\[{<])"
     r"|(?:the |my |our )?(?:(?:final|correct|right|best|exact|numerical|required) )*"
     r"(?:answer|result|value|solution|option|choice|total)(?: (?:to|of|for) (?:the|this) (?:question|problem))?"
     r"\s*(?:is|are|was|would be|should be|must be|equals|=|:|-(?=\s))(?:\s*:)?)(?![a-z])[\s,:]*"
@@ -165,6 +176,14 @@ def _repeating(text: str) -> str:
     return _GOING_ON.sub(lambda m: fraction(m[1], m[2], m[3]), text)
 
 
+def _as_written_here(match: re.Match[str]) -> str:
+    """A number with the separators of another country, without them."""
+    number = match.group()
+    if "," in number and "." in number:
+        return number.replace(".", "").replace(",", ".")
+    return number.replace("'", "").replace(".", "")
+
+
 def _dollars(text: str) -> str:
     """`$...$` and `$$...$$` go; an odd one, or an escaped one, is a currency."""
     escaped = text.replace("\\$", "\0")
@@ -188,6 +207,10 @@ def clean(text: str) -> str:
         text = _dollars(text)
     if "`" in text:
         text = text.replace("`", "")
+    if "根号" in text:
+        text = text.replace("根号", "√")
+    if ("." in text or "'" in text) and _FOREIGN.search(text):
+        text = _FOREIGN.sub(_as_written_here, text)
     if "->" in text:
         text = text.replace("->", "→")
     if "△ " in text:

@@ -11,6 +11,7 @@ from integrations.verl.reward.words import chinese, english
 _MARK = r"(a\.?m\.?|p\.?m\.?|in the morning|in the afternoon|in the evening|at night)"
 _DIGITAL = re.compile(rf"([0-2]?[0-9]):([0-5][0-9])(?::([0-5][0-9])(?:\.0+)?)?\s*{_MARK}?", re.IGNORECASE)
 _HOUR = re.compile(rf"([0-2]?[0-9])\s*(?:o'?\s?clock)?\s*{_MARK}|([0-2]?[0-9]|[a-z]+)\s*o'?\s?clock()", re.IGNORECASE)
+_DOTTED = re.compile(rf"([0-2]?[0-9])\.([0-5][0-9])\s*{_MARK}", re.IGNORECASE)
 _MARK_FIRST = re.compile(r"([ap]\.?m\.?)\s*([0-9:]+)", re.IGNORECASE)
 _LETTER_H = re.compile(r"([0-2]?[0-9])\s?h\s?([0-5][0-9])")
 _PAST = re.compile(
@@ -36,6 +37,8 @@ _SLASHES = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})")
 _CHINESE_DAY = re.compile("([0-9]{1,2})月([0-9]{1,2})[日号]")
 _CHINESE_MONTH = re.compile("([0-9]{1,2})月(?:份)?")
 _MONTH_ONLY = re.compile(rf"{_MONTH}(?:\s*,?\s*([0-9]{{4}}))?", re.IGNORECASE)
+_YEAR_MONTH = re.compile(r"([0-9]{4})\s*[-/.年]\s*([0-9]{1,2})\s*月?|([0-9]{1,2})[/.-]([0-9]{4})")
+_ON = re.compile(r"^(?:(?:it|this|that) (?:is|was|happened|occurred|took place) )?(?:on|in)\s+", re.IGNORECASE)
 _DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 _WEEKDAY = re.compile(
     "(mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?|(?:星期|周|礼拜)([一二三四五六日天])", re.IGNORECASE
@@ -71,6 +74,8 @@ def read(text: str) -> Clock | None:
         text = f"{match[2]} {match[1]}"
     if match := _DIGITAL.fullmatch(text):
         return _clock(int(match[1]), int(match[2]), int(match[3] or 0), match[4] or "")
+    if match := _DOTTED.fullmatch(text):
+        return _clock(int(match[1]), int(match[2]), 0, match[3])
     if match := _LETTER_H.fullmatch(text):
         return _clock(int(match[1]), int(match[2]), 0, "")
     if match := _HOUR.fullmatch(text):
@@ -120,8 +125,15 @@ def _chinese_clock(text: str) -> Clock | None:
     return _clock(hour, minute, 0, mark)
 
 
-def date(text: str) -> tuple[int, int, int] | None:
-    """(year, month, day) of a cleaned text, 0 for what it leaves out; None when it is no date."""
+def date(text: str, answer: bool = False) -> tuple[int, int, int] | None:
+    """(year, month, day) of a cleaned text, 0 for what it leaves out; None when it is no date.
+
+    Args:
+        answer: the reference is known to be a date, so that `2020-03` and `03/2020` are months and no calculations.
+    """
+    text = _ON.sub("", text, count=1)
+    if answer and (match := _YEAR_MONTH.fullmatch(text)):
+        return _valid(int(match[1] or match[4]), int(match[2] or match[3]), 1, known=2)
     if match := _ISO.fullmatch(text):
         return _valid(int(match[1]), int(match[2]), int(match[3]))
     if match := _SLASHES.fullmatch(text):  # month first, unless that cannot be
@@ -144,13 +156,13 @@ def _month(name: str) -> int:
     return next(number for number, month in enumerate(_MONTHS, start=1) if month.startswith(name.casefold()[:3]))
 
 
-def _valid(year: int, month: int, day: int) -> tuple[int, int, int] | None:
-    return (year, month, day) if 1 <= month <= 12 and 1 <= day <= 31 else None
+def _valid(year: int, month: int, day: int, known: int = 3) -> tuple[int, int, int] | None:
+    return (year, month, day if known == 3 else 0) if 1 <= month <= 12 and 1 <= day <= 31 else None
 
 
 def weekday(text: str) -> int | None:
     """0 for Monday to 6 for Sunday; None when a cleaned text names no day."""
-    match = _WEEKDAY.fullmatch(text)
+    match = _WEEKDAY.fullmatch(_ON.sub("", text, count=1))
     if match is None:
         return None
     if match[2]:

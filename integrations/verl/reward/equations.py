@@ -53,6 +53,20 @@ def named(answer: str, reference: str, same: Same) -> Said | None:
     return same(answer if theirs is None or given is None else given, wanted), "named_value"
 
 
+def sides_of_rounding(text: str) -> list[str]:
+    """`x ≈ 3.5` as its value, `9π ≈ 28.27` as both sides, of which the second must be about the first."""
+    exact_side, _, rounded = (side.strip() for side in text.rpartition("≈"))
+    if parts.is_name(exact_side):
+        return [clean(rounded)]
+    if not exact_side or "≈" in exact_side:
+        return []
+    wanted = exact_side.rpartition("=")[2]
+    close = any(
+        quantity.rounds_to(left, right) for left in quantity.readings(wanted) for right in quantity.readings(rounded)
+    )
+    return [clean(exact_side), clean(rounded)] if close else []
+
+
 def _result(sides: list[str]) -> str | None:
     """The last side of a calculation, when all the others have the same value."""
     last = clean(sides[-1])

@@ -10,8 +10,19 @@ import re
 from collections.abc import Callable
 from functools import partial
 
-from integrations.verl.reward import algebra, choice, clock, equations, many, quantity, regions, yes_no
-from integrations.verl.reward.clean import plain, symbols_alone
+from integrations.verl.reward import (
+    algebra,
+    chemistry,
+    choice,
+    clock,
+    equations,
+    many,
+    quantity,
+    regions,
+    texts,
+    yes_no,
+)
+from integrations.verl.reward.clean import plain
 from integrations.verl.reward.evaluate import symbols
 from integrations.verl.reward.many import Said, Same
 from integrations.verl.reward.verdict import Verdict
@@ -29,9 +40,6 @@ _SPECIAL = (
     ("unknown", re.compile(r"can(?:not|'t| not) be determined|not enough information|无法确定|不能确定",
                            re.IGNORECASE)),
 )  # fmt: skip
-_HYPHEN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
-_LETTER = re.compile(r"[^\W\d_]")
-_MATHS = re.compile(r"[0-9+=<>^\\/%°]")
 
 
 def same(answer: str, reference: str, depth: int = 0) -> bool:
@@ -79,7 +87,7 @@ def _date(answer: str, reference: str, depth: int) -> Said | None:
     if (day := clock.weekday(reference)) is not None:
         return clock.weekday(answer) == day, "weekday"
     date = clock.date(reference)
-    return None if date is None else (clock.date(answer) == date, "date")
+    return None if date is None else (clock.date(answer, answer=True) == date, "date")
 
 
 def _time(answer: str, reference: str, depth: int) -> Said | None:
@@ -114,23 +122,6 @@ def _quantity(answer: str, reference: str, depth: int) -> Said | None:
     return said
 
 
-def _text(answer: str, reference: str, depth: int) -> Said | None:
-    if symbols_alone(answer) == symbols_alone(reference):
-        return True, "text"
-    if _MATHS.search(reference) and quantity.readings(reference):
-        return None
-    if not _LETTER.search(reference):  # between digits a comma means something
-        return answer.casefold() == reference.casefold(), "text"
-    ours, theirs = plain(reference), plain(answer.strip("()"))
-    if ours == theirs or _singular(ours) == _singular(theirs):
-        return ours != "", "text"
-    return plain(_HYPHEN.sub("", answer)) == plain(_HYPHEN.sub("", reference)) != "", "text"
-
-
-def _singular(text: str) -> str:
-    return text[:-1] if len(text) > 3 and text.endswith("s") and not text.endswith("ss") and text.isascii() else text
-
-
 def _of_parts(kind: Callable[[str, str, Same], Said | None]) -> Callable[[str, str, int], Said | None]:
     """A kind that compares its parts with `same`."""
     return lambda answer, reference, depth: kind(answer, reference, partial(same, depth=depth))
@@ -149,10 +140,11 @@ KINDS: dict[str, Callable[[str, str, int], Said | None]] = {
     "sequence": _of_parts(many.sequence),
     "ratio": _of_parts(many.ratio),
     "range": _of_parts(many.span),
+    "reaction": _of_parts(chemistry.reaction),
     "equation": _of_parts(equations.equation),
     "named": _of_parts(equations.named),
     "quantity": _quantity,
-    "text": _text,
+    "text": _of_parts(texts.text),
 }
 """Every kind of answer, in the order in which a reference is tried."""
 FINAL = frozenset({"choice", "yes_no", "special", "date"})

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 
 from integrations.verl.reward import algebra, clock, parts, quantity
+from integrations.verl.reward.clean import plain
+from integrations.verl.reward.evaluate import value
 from integrations.verl.reward.expression import Node, negative, read
 
 Said = tuple[bool, str]
@@ -17,6 +19,7 @@ Same = Callable[[str, str], bool]
 
 _MEMBER = re.compile(r"[a-zA-Z]\s*∈\s*(\{.*\})|\{\s*[a-zA-Z]\s*[|:]\s*(.*=.*)\}", re.DOTALL)
 _NUMBERS = re.compile(r"[+-]?[0-9.]+(?: [+-]?[0-9.]+)+")
+_OF_NAMES = re.compile(r"^[^=:比]{1,30}(?:(?::|比)[^=:比]{1,30})+=\s*")
 MOST_PARTS = 64
 
 
@@ -108,10 +111,10 @@ def _by_name(text: str) -> dict[str, str] | None:
 
 def sequence(answer: str, reference: str, same: Same) -> Said | None:
     """Tuples and lists: as many parts, in the same order."""
-    right = parts.split(reference)
+    right = parts.split(reference) or _vector(reference)
     if right is None or right.kind in ("set", "either") or len(right.items) > MOST_PARTS:
         return None
-    given = parts.split(answer)
+    given = parts.split(answer) or _vector(answer, len(right.items))
     if given is not None and (by_name := _by_name(answer)) is not None and _by_name(reference) is None:
         given = parts.Parts("list", tuple(by_name[name] for name in sorted(by_name)))
     if given is None and (named := parts.name_and_values(answer)) and len(named[1]) == 1 and named[0]:
@@ -124,15 +127,29 @@ def sequence(answer: str, reference: str, same: Same) -> Said | None:
         given = parts.Parts("list", given.items)
     if given is None or given.kind in ("set", "either") or len(given.items) != len(right.items):
         return False, "parts"
-    if {given.kind, right.kind} == {"tuple", "square"}:
+    if {given.kind, right.kind} == {"tuple", "square"} and _may_be_ends(right.items):
         return False, "brackets"
     return all(same(a, b) for a, b in zip(given.items, right.items, strict=True)), "parts"
+
+
+def _vector(text: str, least: int = 2) -> parts.Parts | None:
+    items = parts.vector(text)
+    return None if items is None else parts.Parts("tuple", (*items, *["0"] * (least - len(items))))
+
+
+def _may_be_ends(items: tuple[str, ...]) -> bool:
+    """Two values from low to high: of an interval, whose brackets matter."""
+    ends = [value(node, {}) if (node := read(item)) is not None else None for item in items]
+    return len(ends) == 2 and (ends[0] is None or ends[1] is None or ends[0].real < ends[1].real)
 
 
 def ratio(answer: str, reference: str, same: Same) -> Said | None:
     terms = ratio_terms(reference) if ":" in reference or "比" in reference else None
     if terms is None or clock.read(reference) is not None:
         return None
+    ours, theirs = _OF_NAMES.match(reference), _OF_NAMES.match(answer)
+    if ours and theirs and plain(ours.group()) != plain(theirs.group()):
+        return False, "name"
     given = ratio_terms(answer)
     if given is None and len(terms) == 2:
         return any(algebra.equal(q.node, quotient(*terms)) for q in quantity.readings(answer) if not q.unit), "ratio"
@@ -144,8 +161,8 @@ def ratio(answer: str, reference: str, same: Same) -> Said | None:
 
 
 def ratio_terms(text: str) -> list[Node] | None:
-    terms = parts.ratio(text)
-    nodes = [read(term) for term in terms] if terms else []
+    terms = parts.ratio(_OF_NAMES.sub("", text))
+    nodes = [read(term) or next((q.node for q in quantity.readings(term) if not q.unit), None) for term in terms or ()]
     return [node for node in nodes if node is not None] if nodes and None not in nodes else None
 
 

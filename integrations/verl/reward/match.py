@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from integrations.verl.reward import choice, parts, quantity, yes_no
+from integrations.verl.reward import choice, equations, parts, quantity, yes_no
 from integrations.verl.reward.clean import LONGEST, clean, without_lead, without_reason
 from integrations.verl.reward.kinds import judge, kind_of
 from integrations.verl.reward.verdict import Undecided, Verdict
@@ -119,4 +119,6 @@ def _variants(answer: str) -> tuple[str, ...]:
         match = pattern.fullmatch(found[2])
         if match and not _DOUBT.search(match[1]) and not (pattern is _CHINESE_STATEMENT and match[1].isascii()):
             found.append(clean(match[2]))
+    if "≈" in answer:
+        found += equations.sides_of_rounding(found[-1])
     return tuple(dict.fromkeys(text for text in found if text))

@@ -24,8 +24,10 @@ _RANGE = re.compile(
     r"(?:from |between )?([+-]?[0-9][0-9.,]*|.{1,12}?)\s*(?:-|~|\bto\b|到|至|(?<=[0-9a-z])\s+and)\s*(\$?[+-]?[0-9].*)",
     re.IGNORECASE,
 )
+_COORDINATE = re.compile(r"([+-]?(?:[0-9./√π(){}]|\\[a-z]+)*)([ijk])")
 _NAME = re.compile(
     r"[A-Za-z]\([A-Za-z0-9]{1,3}\)|[A-Za-z]_\{[^{}]{1,20}\}|\\?(?:sin|cos|tan)\s*(?:\\[a-z]+|\\?angle\s*[A-Z]+|[A-Zα-ω])|"
+    r"\\angle\s*[0-9]|[A-Z](?:\s*[∪∩]\s*[A-Z])+|"
     r"(?:\\angle\s*|△\s*|\\triangle\s*|\\overline\s*|m\s*\\angle\s*)?(?:[A-Za-z]|\\?(?:alpha|beta|gamma|theta|phi|lambda|mu|omega|"
     r"rho|sigma|delta)|[α-ωΔΩ])(?:_\{?\w+\}?|[0-9])?'*(?:\(\s*[a-z](?:\s*,\s*[a-z])*\s*\))?|(?:\\angle\s*|△\s*)?[A-Z]{1,4}'?"
     r"|[A-Za-z][A-Za-z ]{2,40}|[\u4e00-\u9fff]{1,12}|\|[A-Z]{2}\||\([a-z](?:\s*,\s*[a-z])+\)"
@@ -149,6 +151,11 @@ def name_and_values(text: str) -> tuple[list[str], list[str]] | None:
     return sides[:count], sides[count:]
 
 
+def is_name(text: str) -> bool:
+    """Whether a cleaned text is what may stand before `=`: a variable, an angle, a length, a few words."""
+    return _NAME.fullmatch(text) is not None
+
+
 def plain_name(name: str) -> str:
     """A name for comparison, without dressing."""
     if re.fullmatch(r"f\s*\(\s*x\s*\)", name):
@@ -188,6 +195,20 @@ def solutions(text: str) -> tuple[str, ...] | None:
 def both_signs(text: str) -> list[str]:
     """`3 ± a` as `3 + a` and `3 - a`; any other text alone."""
     return [clean(text.replace("±", sign)) for sign in "+-"] if text.count("±") == 1 else [text]
+
+
+def vector(text: str) -> tuple[str, ...] | None:
+    """`2i - 3k` as its coordinates; None for what is not written in i, j and k alone."""
+    bare = re.sub(r"[\s*]", "", text)
+    terms = _COORDINATE.findall(bare)
+    if not terms or "".join(map("".join, terms)) != bare or not any(name in "jk" for _, name in terms):
+        return None
+    values = {name: value for value, name in terms}
+    if len(values) < len(terms):
+        return None
+    ones = {"": "1", "+": "1", "-": "-1"}
+    names = "ijk" if "k" in values else "ij"
+    return tuple(ones.get(values.get(name, "0"), values.get(name, "0")) for name in names)
 
 
 def ratio(text: str) -> list[str] | None:

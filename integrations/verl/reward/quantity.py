@@ -15,9 +15,12 @@ from integrations.verl.reward import algebra, units
 from integrations.verl.reward.evaluate import exact, symbols, value
 from integrations.verl.reward.expression import DEGREE, Node, read
 from integrations.verl.reward.units import Unit
-from integrations.verl.reward.words import CHINESE_PREFIX, CHINESE_TENTHS, SCALES, chinese, english
+from integrations.verl.reward.words import CHINESE_PREFIX, CHINESE_TENTHS, SCALES, chinese, english, with_digits
 
-_WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,3}(?: [0-9]{3})+(?![0-9./,])|[0-9]+)"
+_WHOLE = (
+    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])"
+    r"|[0-9]{1,3}(?: [0-9]{3})+(?![0-9/,])|[0-9]+)"
+)
 _NUMBER = rf"[+-]?\s*(?:{_WHOLE}(?:\.[0-9]+|\.(?![0-9]))?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,3}}(?![0-9]))?"
 NUMBER = re.compile(_NUMBER)
 _POWER = r"(?:\s*\*\s*10\s*(?:\^|\*\*)\s*[{(]?\s*[+-]?[0-9]{1,3}\s*[})]?)"
@@ -50,6 +53,7 @@ _STOP = re.compile(
     re.IGNORECASE,
 )
 _NOUN = re.compile(r"[^\W\d_](?:[^\W\d_]|[ '/-](?=[^\W\d_]))*")
+_GREEK = re.compile("[α-ωΑ-Ω]")
 _NOUN_FILLERS = frozenset(
     [
         "of",
@@ -79,6 +83,9 @@ _MINUS = re.compile(r"(?:minus|negative)\s+(?=[0-9.\\$])|负(?=[0-9])", re.IGNOR
 _EVERY = re.compile("每(小时|分钟|秒|天)(.+)")
 _ORDINAL = re.compile(r"([0-9]{1,4})(?:st|nd|rd|th)((?: [^\W\d]+){0,4})|第?$^", re.IGNORECASE)
 _ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth"
+_SCALES = {"k": 3, "bn": 9, "mn": 6, "mil": 6}
+_CAPITALS = {"K": 3, "M": 6, "B": 9}
+_SCALED = re.compile(rf"({_NUMBER})(\s*)([KMB])")
 _MARKED = re.compile(rf"({_NUMBER})\s*(['\"])")
 _MINUTES = re.compile(r"([0-9]+)\s*'\s*([0-9]+(?:\.[0-9]+)?)\s*(?:\"|'')")
 _SPLIT = re.compile(r"(?<=[0-9})\]π°!])\s*(?=[^\W\d_]|[°\\(])|\s+(?=[^\W\d_]|[°\\(])")
@@ -167,7 +174,7 @@ def _read(text: str) -> tuple[Quantity, ...]:
                 return (*found, *_ambiguous(text, found))
         if (quantity := _compound(text)) is not None:
             found.append(quantity)
-    elif (quantity := _in_words(text)) is not None:
+    elif (quantity := _in_words(text) or _compound(with_digits(text))) is not None:
         found.append(quantity)
     if text.casefold() in _ORDINALS.split():
         found.append(Quantity(("num", Fraction(_ORDINALS.split().index(text.casefold()) + 1))))
@@ -186,6 +193,10 @@ def _ambiguous(text: str, found: list[Quantity]) -> list[Quantity]:
             for a, b in values
             if a is not None and b is not None
         ]
+    if match := _SCALED.fullmatch(text):
+        number: Node = ("num", _plain(match[1]))
+        scaled = [Quantity(_times(number, Fraction(10) ** _CAPITALS[match[3]]))] if not match[2] else []
+        return [*scaled, *([Quantity(number, units.named("molar"))] if match[3] == "M" else [])]
     if match := _MARKED.fullmatch(text):
         unit = units.named("in" if match[2] == '"' else "ft")
         return [Quantity(("num", _plain(match[1])), unit)]
@@ -217,8 +228,8 @@ def _with_rest(node: Node, rest: str) -> Quantity | None:
         return _with_rest(
             _times(node, Fraction(SCALES[first.group().casefold().removesuffix("s")])), rest[first.end() :]
         )
-    if first and first.group() in ("k", "bn") and first.end() == len(rest) and glued:
-        return Quantity(_times(node, Fraction(1000 if first.group() == "k" else 10**9)))
+    if first and first.end() == len(rest) and first.group() in _SCALES and (glued or len(first.group()) > 1):
+        return Quantity(_times(node, Fraction(10) ** _SCALES[first.group()]))
     if (unit := units.read(rest)) is not None:
         return Quantity(node, unit)
     noun = None if glued and len(rest) < 3 else _noun(rest)
@@ -231,7 +242,7 @@ def _times(node: Node, factor: Fraction) -> Node:
 
 def _noun(text: str) -> frozenset[str] | None:
     """What is counted, as words without endings; None when the text is more than a noun."""
-    if len(text) > 60 or not _NOUN.fullmatch(text) or _STOP.search(text):
+    if len(text) > 60 or _GREEK.search(text) or not _NOUN.fullmatch(text) or _STOP.search(text):
         return None
     words = [word for word in re.split(r"[ '/-]", text.casefold()) if word and word not in _NOUN_FILLERS]
     if any(word in SCALES or (word.isascii() and len(word) < 2) for word in words):
@@ -318,19 +329,38 @@ def same(reference: Quantity, answer: Quantity) -> tuple[bool, str]:
     return _equal(reference.node, answer.node, reference.tolerance), "number"
 
 
+def rounds_to(exact_one: Quantity, rounded: Quantity) -> bool:
+    """Whether a number is about a value: within a hundredth of it."""
+    left = value(exact_one.node, {}) if not symbols(exact_one.node) else None
+    right = value(rounded.node, {}) if not symbols(rounded.node) else None
+    return left is not None and right is not None and abs(left - right) <= 0.01 * abs(left)
+
+
 def _nouns_agree(left: frozenset[str], right: frozenset[str]) -> bool:
     return left <= right or right <= left
 
 
 def _with_units(reference: Quantity, answer: Quantity, ours: Unit, theirs: Unit) -> tuple[bool, str]:
-    degree, kelvin = (("deg", 1),), (("K", 1),)
-    if ours == theirs or (ours.dims, theirs.dims) in ((degree, kelvin), (kelvin, degree)):
+    if ours == theirs or (_bare_degrees(ours) and theirs.offset) or (_bare_degrees(theirs) and ours.offset):
+        return _equal(reference.node, answer.node, reference.tolerance), "number"
+    if _same_kind(ours.dims, theirs.dims):
         return _equal(reference.node, answer.node, reference.tolerance), "number"
     if ours.dims != theirs.dims:
         return False, "unit"
     left, right = _in_base(reference.node, ours), _in_base(answer.node, theirs)
     tolerance = None if reference.tolerance is None else reference.tolerance * ours.factor
     return _equal(left, right, tolerance), "unit"
+
+
+def _same_kind(left: units.Dims, right: units.Dims) -> bool:
+    """`square units` and cm²: a unit that is left open, and one of a length, an area or a volume."""
+    open_ones, others = (left, right) if left[0][0] == "unit" else (right, left)
+    return len(open_ones) == len(others) == 1 and open_ones[0][0] == "unit" and others[0] == ("m", open_ones[0][1])
+
+
+def _bare_degrees(unit: Unit) -> bool:
+    """`°` alone: of an angle, or of the temperature that the other side names."""
+    return unit.dims == (("deg", 1),) and not unit.radian
 
 
 def _in_base(node: Node, unit: Unit) -> Node:

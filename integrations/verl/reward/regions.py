@@ -28,7 +28,14 @@ _WORDS = (
     (re.compile(r"(?:is )?(?:greater|more|larger|bigger) than|大于|多于|超过", re.IGNORECASE), ">"),
     (re.compile(r"(?:is )?(?:less|smaller|fewer) than|小于|少于", re.IGNORECASE), "<"),
     (re.compile(r"(?:is )?not equal to|不等于", re.IGNORECASE), "≠"),
+    (re.compile(r"(?:is )(?:non-?negative)$", re.IGNORECASE), "≥0"),
+    (re.compile(r"(?:is )(?:non-?positive)$", re.IGNORECASE), "≤0"),
+    (re.compile(r"(?:is )(?:strictly )?positive$", re.IGNORECASE), ">0"),
+    (re.compile(r"(?:is )(?:strictly )?negative$", re.IGNORECASE), "<0"),
 )  # fmt: skip
+_BETWEEN = re.compile(
+    r"(?:([a-zA-Z]|[α-ω])\s+(?:(?:is|lies) )?)?(?:strictly )?between\s+(.{1,40})\s+and\s+(.{1,40})", re.IGNORECASE
+)
 _ALL = re.compile(
     r"\\mathbb\s*\{?R\}?|ℝ|R|(?:the set of )?all reals?(?: numbers?)?|any real number|(?:the )?real numbers"
     r"|全体实数|实数集|任意实数|一切实数"
@@ -64,6 +71,8 @@ def read_region(text: str) -> Region | None:
     if (match := _MEMBER.fullmatch(text)) or (match := _BUILDER.fullmatch(text)):
         inner = read_region(match[2].strip())
         return None if inner is None or inner.name not in (None, match[1]) else Region(inner.pieces, match[1])
+    if match := _BETWEEN.fullmatch(text):
+        text = f"({match[2]}, {match[3]})" if match[1] is None else f"{match[2]} < {match[1]} < {match[3]}"
     for pattern, sign in _WORDS:
         text = pattern.sub(sign, text)
     pieces: list[Piece] = []

@@ -128,6 +128,8 @@ dB | decibel decibels | 1 | dB | 分贝
 pH | | 1 | pH |
 amu | | 1 | amu |
 u | | 1 | amu |
+unit | units | 1 | unit | 单位 个单位
+molar | molars | 1000 | mol m^-3 |
 px | pixel pixels | 1 | px | 像素
 """
 _TEMPERATURES = {

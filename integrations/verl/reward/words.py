@@ -69,6 +69,23 @@ def english(words: list[str]) -> Fraction | None:
     return _english_whole(words)
 
 
+def with_digits(text: str) -> str:
+    """`two hours and fifteen minutes` with its numbers in digits; a text without number words as it is."""
+    words, found = text.split(), []
+    while words:
+        end = next((end for end in range(min(len(words), 6), 0, -1) if _number(words[:end]) is not None), 0)
+        found.append(str(_number(words[:end])) if end else words[0])
+        words = words[end or 1 :]
+    return " ".join(found)
+
+
+def _number(words: list[str]) -> Fraction | None:
+    if words[-1].casefold() == "and" or not words[0][0].isalpha():
+        return None
+    number = english(" ".join(words).casefold().replace("-", " ").split())
+    return number if number is not None and number.denominator == 1 else None
+
+
 def _part(word: str) -> int | None:
     return _PARTS.get(word) or _PARTS.get(word.removesuffix("s")) or (2 if word == "halves" else None)
 

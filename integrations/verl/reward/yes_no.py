@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 
 _YES_WORDS = "yes y t yeah yep true correct right 是 是的 对 对的 正确 真 有 可以 能 会 ✓ ✔ √"
-_NO_WORDS = "no n f nope false incorrect wrong 否 不 不是 不是的 不对 错 错误 错的 不正确 假 没有 不可以 不能 不会 ✗ ✘"
+_NO_WORDS = (
+    "no n f nope false incorrect wrong untrue 否 不 不是 不是的 不对 错 错误 错的 不正确 假 没有 不可以 不能 不会 ✗ ✘ *"
+)
+"""The star is how clean.py writes ×."""
 _REFERENCE_WORDS = "yes no true false 是 否 是的 不是 对 错 正确 错误 不对"
 _YES, _NO = frozenset(_YES_WORDS.split()), frozenset(_NO_WORDS.split())
 _REFERENCES = frozenset(_REFERENCE_WORDS.split())
@@ -15,6 +18,8 @@ _CONTRADICTS = {
     True: re.compile(r"(?:\b(?:no|false|incorrect)\b(?!\s+\w)|否|不是(?:$|\.))", re.IGNORECASE),
     False: re.compile(r"(?:\b(?:yes|true|correct)\b(?!\s+\w)|(?<!不)是的|(?:^|,)是(?:$|\.))", re.IGNORECASE),
 }
+_COPULA = re.compile(r"^(?:it|that|this|which)(?:'s| is) |^(?:说法|这|这个说法)?是(?=[正错])|(?<=[确误])的$")
+_NOT_TRUE = re.compile(r"(?:is |it isn't |isn't )?not? ?(?:true|correct|right|the case)")
 _JOINED = re.compile(r"\s*(?:/|\||or\b|and\b|but\b|&|\?|\bmaybe\b|if\b|unless\b|only\b)", re.IGNORECASE)
 
 
@@ -26,7 +31,9 @@ def read_reference(reference: str) -> bool | None:
 
 def read(answer: str) -> bool | None:
     """What a cleaned answer says; None when it is neither a clear yes nor a clear no."""
-    word = answer.casefold()
+    word = _COPULA.sub("", answer.casefold()) if len(answer) < 40 else answer.casefold()
+    if _NOT_TRUE.fullmatch(word):
+        return False
     if word in _YES or word in _NO:
         return word in _YES
     match = _ENGLISH.fullmatch(answer) or _CHINESE.fullmatch(answer)
