@@ -30,6 +30,7 @@ from integrations.common.files import read_json, write_text
 from integrations.common.jsonl import JsonlTail
 from integrations.contract import Follower, Launch, Progress, StageContext, StageResult
 from integrations.errors import BadInput, StageFailed
+from integrations.llamafactory.memory import WHOLE_STATES, is_merged, merged, merging, method, sharding
 from integrations.llamafactory.rows import given_rows, structural_problem
 from integrations.llamafactory.settings import SftSettings
 
@@ -73,11 +74,13 @@ class SftAdapter:
     def render(self, ctx: StageContext) -> Sequence[Launch]:
         output = ctx.checkpoint_dir / "output"
         set_damaged_aside(output, ctx.checkpoint_dir / "damaged")
-        if complete(output / f"checkpoint-{self.total_steps(ctx)}"):
-            return ()
+        last = output / f"checkpoint-{self.total_steps(ctx)}"
+        merge = merging(ctx, last, _TEMPLATES[_model_type(ctx)])
+        if complete(last):
+            return merge
         _clear_half_tokenized(ctx.checkpoint_dir / "tokenized")
         write_text(ctx.attempt_dir / "train.yaml", _yaml(training_arguments(ctx, self.total_steps(ctx))))
-        return [_prepare(ctx), _train(ctx)]
+        return [_prepare(ctx), _train(ctx), *merge]
 
     def follow(self, ctx: StageContext) -> Follower:
         return SftFollower(ctx.checkpoint_dir / "output" / "trainer_log.jsonl")
@@ -101,13 +104,18 @@ class SftAdapter:
             )
         rows, notes = _account_for_rows(ctx)
         frozen = (VISION if ctx.settings.freeze_vision else ()) + (PROJECTOR if ctx.settings.freeze_projector else ())
-        publish(last, ctx.base_model, ctx.model_dir, parent=ctx.policy, frozen=frozen)
-        for spent in ("cache", "damaged"):
+        if not is_merged(ctx):
+            raise StageFailed(f"{ctx.name}: its adapters were not merged", f"read the log in {ctx.attempt_dir}")
+        weights = last if ctx.settings.lora is None else merged(ctx)
+        publish(weights, ctx.base_model, ctx.model_dir, parent=ctx.policy, frozen=frozen)
+        for spent in ("cache", "damaged", "merged"):
             shutil.rmtree(ctx.checkpoint_dir / spent, ignore_errors=True)
         return StageResult(step=total, rows=rows, metrics=_last_metrics(last), notes=notes)
 
     def intermediate(self, ctx: StageContext) -> Sequence[tuple[int, Path]]:
-        """Whole checkpoints; each holds the weights in Hugging Face form."""
+        """Whole checkpoints; each holds the weights in Hugging Face form. Adapters alone are no policy."""
+        if ctx.settings.lora is not None:
+            return []
         found = _checkpoints(ctx.checkpoint_dir / "output")
         return [(int(path.name.removeprefix("checkpoint-")), path) for path in found if complete(path)]
 
@@ -146,7 +154,7 @@ def training_arguments(ctx: StageContext, total: int) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "stage": "sft",
         "do_train": True,
-        "finetuning_type": "full",
+        **method(settings),
         "model_name_or_path": str(ctx.policy),
         "template": _TEMPLATES[_model_type(ctx)],
         "freeze_vision_tower": settings.freeze_vision,
@@ -189,7 +197,7 @@ def training_arguments(ctx: StageContext, total: int) -> dict[str, Any]:
     }
     optional = {
         "lr_scheduler_kwargs": decaying_to,
-        "deepspeed": settings.deepspeed,
+        **sharding(ctx),
         "preprocessing_num_workers": workers,
         # The other processes wait while the first tokenizes, which takes longer than the half hour they would wait.
         "ddp_timeout": 10**7 if ctx.machine.gpus > 1 else None,
@@ -210,7 +218,8 @@ def complete(checkpoint: Path) -> bool:
     random_states = list(checkpoint.glob("rng_state*.pth"))
     archives = [checkpoint / "scheduler.pt", *random_states]
     if not any(checkpoint.glob("global_step*")):  # where DeepSpeed keeps its optimizer state
-        archives.append(checkpoint / "optimizer.pt")
+        of_fsdp = checkpoint / "optimizer.bin"
+        archives.append(of_fsdp if of_fsdp.exists() else checkpoint / "optimizer.pt")
     if not random_states or not all(_is_whole_zip(path) for path in archives):
         return False
     try:
@@ -282,7 +291,9 @@ def _train(ctx: StageContext) -> Launch:
         # Threads that wait asleep: spinning ones cost six times the time where another process wants the same cores.
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-    if ctx.machine.gpus > 1 or ctx.settings.deepspeed:
+    if ctx.settings.sharding == "fsdp":
+        env |= WHOLE_STATES
+    if ctx.machine.gpus > 1 or ctx.settings.deepspeed or ctx.settings.sharding != "none":
         env |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(max(1, ctx.machine.gpus))}
     # A name without folders: under torchrun the command line is joined and split again at spaces.
     return Launch("llamafactory", ["llamafactory-cli", "train", "train.yaml"], env, packages=(), what="training")
@@ -339,7 +350,9 @@ def _check_precision(ctx: StageContext) -> None:
 
 
 def _check_deepspeed(ctx: StageContext) -> None:
-    path = ctx.settings.deepspeed
+    path, shared = ctx.settings.deepspeed, ctx.settings.sharding
+    if shared != "none" and ctx.machine.gpus == 0:
+        raise BadInput(f"{ctx.name}: `sharding: {shared}` needs GPUs and none is in use", "set `sharding: none`")
     if path is None:
         return
     if ctx.machine.gpus == 0:

@@ -100,14 +100,14 @@ def _gpus(spec: str | None, nodes: int | None) -> Gpus:
     return replace(found, nodes=nodes or 1)
 
 
-def _of_this_machine(names: list[str]) -> tuple[list[str], float]:
+def _of_this_machine(names: tuple[str, ...]) -> tuple[list[str], float]:
     import subprocess
 
     if not names:
         return [], 0.0
     asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     told = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=False).stdout.split()
-    return names, min((float(word) for word in told), default=0.0) / 1024
+    return [*names], min((float(word) for word in told), default=0.0) / 1024
 
 
 def _options(recipe: str | None, profile: str | None, algorithm: str | None, changes: list[str]) -> list[str]:
@@ -134,9 +134,8 @@ def _show(stages: list[StagePlan], machine: Gpus, phases: bool) -> None:
     from prism_cli.planning.show import print_plan
 
     print_plan(stages, machine, phases)
-    print(
-        f"In all {sum(stage.hours for stage in stages):.0f} hours and {sum(s.disk_gib for s in stages):.0f} GiB of disk."
-    )
+    hours, disk = sum(stage.hours for stage in stages), sum(stage.disk_gib for stage in stages)
+    print(f"In all {hours:.0f} hours and {disk:.0f} GiB of disk.")
     print("Commands, one stage after the other (or all at once with `--stage all`):")
     for stage in stages:
         print(f"    {stage.command}")

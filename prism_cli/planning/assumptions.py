@@ -69,7 +69,7 @@ def given(changes: Iterable[str]) -> Assumptions:
         if name.startswith("rows."):
             found = replace(found, rows={**found.rows, name.removeprefix("rows."): int(value)})
         elif name in names:
-            found = replace(found, **{name: value})
+            found = Assumptions(**{**vars(found), name: value})
         else:
             close = difflib.get_close_matches(name, names, 1)
             meant = f", did you mean `{close[0]}`?" if close else ""

@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def make(
             command = shlex.join(["prism", "train", *options, *_selection(node)])
             planned = replace(_stage(job, node), command=command)
             if advise and not planned.fits_memory:
-                planned = replace(planned, knobs=advice.look(job, node.kind, lambda changed: _peak(changed, node.kind)))
+                planned = replace(planned, knobs=advice.look(job, node.kind, partial(_peak, node.kind)))
             found.append(planned)
     return found
 
@@ -206,7 +207,7 @@ def _stage(job: Job, node: Node) -> StagePlan:
     )
 
 
-def _peak(job: Job, kind: str) -> float:
+def _peak(kind: str, job: Job) -> float:
     """GiB of the fullest GPU."""
     return max(phase.gpu_gib for phase in _PLANNERS[kind].phases(job))
 
