@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from integrations.common.checkpoint import INDEX, SHARD_BYTES, read_tensors, write_shards
-from integrations.common.files import flush, whole_folder
+from integrations.common.files import flush, hash_folder, whole_folder
 from integrations.errors import BadInput
 from release.manifest import unsafe
 
@@ -58,7 +58,13 @@ def left_out(source: Path) -> list[str]:
     return sorted(path.name for path in source.iterdir() if not allowed(path.name, MODEL_FILES))
 
 
-def assemble(source: Path, out: Path, extra: Mapping[str, str | bytes], shard_bytes: int = SHARD_BYTES) -> Path:
+def assemble(
+    source: Path,
+    out: Path,
+    extra: Mapping[str, str | bytes],
+    shard_bytes: int = SHARD_BYTES,
+    expected: str | None = None,
+) -> Path:
     """Make the folder that is released. Equal inputs give equal bytes; the folder is whole or absent.
 
     Args:
@@ -72,6 +78,8 @@ def assemble(source: Path, out: Path, extra: Mapping[str, str | bytes], shard_by
             cannot be written.
     """
     source = source.resolve()
+    if expected is not None and hash_folder(source) != expected:
+        raise BadInput(f"{source} is not what its stage left when it was finished", "run the stage again")
     files = {path.name: path for path in sorted(source.iterdir()) if allowed(path.name, MODEL_FILES)}
     for path in files.values():
         if path.is_symlink() or not path.is_file():
