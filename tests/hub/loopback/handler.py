@@ -97,10 +97,9 @@ class Handler(BaseHTTPRequestHandler):
         route, match = found
         named = {key: unquote(value) for key, value in match.groupdict().items() if value is not None}
         query = {key.removesuffix("[]"): values for key, values in parse_qs(call.query).items()}
+        headers = {name.title(): value for name, value in self.headers.items()}
         try:
-            reply = route.handler(
-                Request(hub, call, named, query, {name.title(): value for name, value in self.headers.items()}, body)
-            )
+            reply = route.handler(Request(hub, call, named, query, headers, body))
         except Refused as refused:
             reply = Reply.refusal(refused)
         except (Broken, ConnectionError):

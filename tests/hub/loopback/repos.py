@@ -165,7 +165,14 @@ def _check_ref(name: str) -> None:
 
 def discussions(request: Request) -> Reply:
     repo = request.repo()
-    told = [_shown(repo, known) for known in repo.discussions]
+    type, status = (request.query.get(key, ["all"])[0] for key in ("type", "status"))
+    kinds, open = {"pull_request": True, "discussion": False}, {"open": True, "closed": False}
+    told = [
+        _shown(repo, known)
+        for known in repo.discussions
+        if kinds.get(type, known["pull"]) == known["pull"]
+        and open.get(status, known["status"] != "closed") == (known["status"] != "closed")
+    ]
     return Reply.json({"discussions": told, "count": len(told), "start": 0})
 
 
@@ -182,7 +189,7 @@ def discuss(request: Request) -> Reply:
     with request.hub.store.lock:
         repo = request.repo()
         number, pull = len(repo.discussions) + 1, bool(told.get("pullRequest"))
-        repo.discussions.append(discussion(number, told["title"], user.name, pull))
+        repo.discussions.append(discussion(number, told["title"], user.name, pull, "draft" if pull else "open"))
         if pull:
             repo.pulls[f"refs/pr/{number}"] = repo.heads["main"]
         repo.save()

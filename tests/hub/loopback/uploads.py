@@ -255,5 +255,5 @@ def place_directly(repo: Repo, files: dict[str, bytes | None], title: str, autho
     return oid
 
 
-def discussion(number: int, title: str, author: str, pull: bool) -> dict[str, Any]:
-    return {"num": number, "title": title, "author": author, "pull": pull, "status": "draft" if pull else "open"}
+def discussion(number: int, title: str, author: str, pull: bool, status: str = "open") -> dict[str, Any]:
+    return {"num": number, "title": title, "author": author, "pull": pull, "status": status}
