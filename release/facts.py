@@ -37,6 +37,8 @@ class Weights(Fact):
     """Numbers in all tensors, each tensor once."""
     dtypes: list[str] = Field(min_length=1)
     """Of the tensors, as safetensors spells them."""
+    transformers: str | None = None
+    """Version that wrote config.json."""
     hash: str = Field(pattern=HASH)
     """sha256 over names and bytes of the stage's model folder in the run."""
 
@@ -221,8 +223,10 @@ class Machine(Fact):
 class Example(Fact):
     """An item to try the model on."""
 
-    image: str
-    """Path in the release."""
+    image: str | None
+    """Path in the release; null: one is drawn that shows `12 + 30 = ?`."""
+    system: str | None = None
+    """The system turn under which the model was evaluated."""
     question: str
     reference: str
     response: str | None = None

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.scoring.prompt import FORMAT_PROMPT
 from integrations.common.rows import read_rows
 from prism_cli.publication.evaluation import Measured
 from prism_cli.runs.store import RunStore
-from release.facts import Data, Example, Source
+from release.facts import Data, Evaluation, Example, Source
 
 EXAMPLE = "images/example.png"
 HELD_OUT = ("test", "validation")
@@ -29,7 +30,7 @@ _DIGITS = (
     "sees a scan of validation or test."
 )
 _DIGITS_NOTES = [
-    "The scans come from 13 writers of one country; scans are divided between training and test, writers are not.",
+    "The scans come from 13 writers; scans are divided between training and test, writers are not.",
     "English questions of five kinds and a few phrasings; nothing else was asked of the model.",
 ]
 
@@ -60,20 +61,25 @@ def describe(run: RunStore, recipe: Mapping[str, Any], repo: str | None) -> Data
     )
 
 
-def example(run: RunStore, recipe: Mapping[str, Any], measured: Measured, stage: str) -> Example | None:
-    """The first held-out item of the digits world with the model's own answer; None for other data."""
+def example(
+    run: RunStore, recipe: Mapping[str, Any], measured: Measured, stage: str, evaluation: Evaluation | None
+) -> Example:
+    """An item to try a policy on: of the digits world the first held-out one, with the model's own answer."""
     row = _first(run) if (recipe.get("world") or {}).get("kind") == "digits" else None
+    limit = max((setup.max_new_tokens for setup in evaluation.setups), default=96) if evaluation else 96
     if row is None:
-        return None
+        return Example(
+            image=None, system=FORMAT_PROMPT, question="What is the result?", reference="42", max_new_tokens=limit
+        )
     said = measured.response(stage, row["id"])
-    limit = (recipe.get("evaluation") or {}).get("max_new_tokens")
     return Example(
         image=EXAMPLE,
+        system=row.get("system"),
         question=row["prompt"],
         reference=row["answer"],
         response=said[0] if said else None,
         correct=said[1] if said else None,
-        max_new_tokens=limit or 96,
+        max_new_tokens=limit,
     )
 
 

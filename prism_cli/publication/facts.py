@@ -41,7 +41,7 @@ from release.facts import (
 LICENCE = "apache-2.0"
 """Of what prism trains, where the base model's licence allows it."""
 _ENGINES = {"sft": "llamafactory", "discriminator": "alignment", "align": "alignment", "rlvr": "verl"}
-_PACKAGES = ("torch", "transformers", "llamafactory", "verl", "lmms-eval", "vllm")
+_PACKAGES = ("torch", "torchvision", "transformers", "llamafactory", "verl", "lmms-eval", "vllm")
 _SETTINGS = {
     "sft": ("batch_size", "gradient_accumulation", "learning_rate", "schedule", "epochs", "max_length", "precision"),
     "discriminator": (
@@ -137,7 +137,7 @@ def gather(
         machine=_machine(manifest.get("machine") or {}),
         licence=LICENCE,
         limitations=found_in(chain, evaluation, stage, manifest, named),
-        example=data.example(run, recipe, measured, stage) if record["kind"] != "discriminator" else None,
+        example=data.example(run, recipe, measured, stage, evaluation) if record["kind"] != "discriminator" else None,
         changelog=[*changelog, Change(tag=tag, date=created, what=what)],
     )
 
@@ -214,6 +214,7 @@ def _weights(run: RunStore, stage: str, digest: str) -> Weights:
         model_type=str(config.get("model_type", "unknown")),
         parameters=sum(tensor.nbytes // sizes[tensor.dtype] for tensor in tensors),
         dtypes=sorted({tensor.dtype for tensor in tensors}),
+        transformers=config.get("transformers_version"),
         hash=digest,
     )
 

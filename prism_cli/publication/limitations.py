@@ -39,21 +39,24 @@ def _of_comparison(comparison: Mapping[str, Any], stage: str, named: Mapping[str
     return told
 
 
+_WORDS = {"correct": "answers", "perception": "captions", "logic": "reasoning"}
+
+
 def _not_ahead(comparison: Mapping[str, Any], how: str, named: Mapping[str, str]) -> list[str]:
     """Benchmarks and measures on which the pipeline is not ahead of the baseline."""
     row = _row(comparison, comparison["treated"])
-    level = [
-        f"{benchmark['title']} ({metric})" if metric != "correct" else benchmark["title"]
-        for benchmark in comparison["benchmarks"]
-        for metric in comparison["metrics"]
-        if metric != "format"
-        and (found := (row["differences"].get(benchmark["name"]) or {}).get(metric))
-        and found["ci"][0] <= 0
-    ]
-    if not level:
-        return []
+    several = len(comparison["benchmarks"]) > 1
+    behind: list[str] = []
+    level: list[str] = []
+    for benchmark in comparison["benchmarks"]:
+        for metric in [name for name in _WORDS if name in comparison["metrics"]]:
+            found = (row["differences"].get(benchmark["name"]) or {}).get(metric)
+            if found and found["ci"][0] <= 0:
+                what = f"{benchmark['title']} ({_WORDS[metric]})" if several else _WORDS[metric]
+                (behind if found["ci"][1] < 0 else level).append(what)
     first, second = (named.get(comparison[name], comparison[name]) for name in ("treated", "baseline"))
-    return [f"{first} is not shown to be ahead of {second} ({how}) on: {', '.join(level)}."]
+    told = [f"{first} is behind {second} in {', '.join(behind)} ({how})."] if behind else []
+    return told + ([f"{first} is not shown to differ from {second} in {', '.join(level)} ({how})."] if level else [])
 
 
 def _control(comparison: Mapping[str, Any], how: str, named: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,87 @@
+"""Strings that a run brought, made safe to stand in Markdown, HTML, tables and code.
+
+A card is read by several renderers, so nothing that came from a recipe, a run's name or a data row may end a table
+cell, open a tag, a link or an image, or leave a code block. `prose` and `code` are for text, `literal` for code blocks.
+Strings that pass through none of them are escaped for HTML by the templates themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+
+from markupsafe import Markup
+
+_PLAIN_CODE = re.compile(r"[\w./@+=,:;()\[\]{}'\"%^ -]+", re.ASCII)
+_MARKUP = frozenset("&<>`*_[]|\\~#${}")
+_LONGEST = 2000
+
+
+def plain(value: object) -> str:
+    """Without control, formatting and invisible characters, on one line."""
+    text = "".join(c if not unicodedata.category(c).startswith("C") else " " for c in str(value))
+    return " ".join(text.split())[:_LONGEST]
+
+
+def prose(value: object) -> Markup:
+    """Text that reads as it is written: every character that means something to Markdown or HTML is an entity."""
+    return Markup("".join(f"&#{ord(c)};" if c in _MARKUP else c for c in plain(value)))
+
+
+def code(value: object) -> Markup:
+    """A short piece of code; as `prose` where it holds anything that a table or a code span could be broken with."""
+    text = plain(value)
+    return Markup(f"`{text}`") if _PLAIN_CODE.fullmatch(text) else prose(text)
+
+
+def literal(value: object) -> Markup:
+    """A string of Python or JSON on one line of a code block; what does not print is escaped."""
+    return Markup(json.dumps(str(value)[:_LONGEST]))
+
+
+def short(digest: str) -> str:
+    """The first twelve digits of a hash."""
+    return digest[:12]
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A rate in [0, 1] as percent, without its sign."""
+    return "–" if value is None else f"{100 * value:.{digits}f}"
+
+
+def points(value: float) -> str:
+    """A difference of rates in points, with its sign; zero has none."""
+    return re.sub(r"^[+-](0\.0)$", r"\1", f"{100 * value:+.1f}").replace("-", "−")
+
+
+def interval(ci: list[float]) -> str:
+    """An interval of differences in points."""
+    return f"[{points(ci[0])}, {points(ci[1])}]"
+
+
+def p_value(value: float | None) -> str:
+    """A p value to three decimals."""
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count(value: int | float) -> str:
+    """A whole number with its thousands apart."""
+    return f"{value:,.0f}"
+
+
+def number(value: str | int | float | bool | None) -> str:
+    """A setting's value as it stands in the recipe."""
+    return str(value) if not isinstance(value, float) else f"{value:g}"
+
+
+def duration(seconds: float) -> str:
+    """Wall time in the unit that reads best."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(number_of_bytes: int) -> str:
+    """Bytes, with their thousands apart."""
+    return f"{number_of_bytes:,}"
