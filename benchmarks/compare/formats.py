@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from benchmarks.compare.result import Comparison, Difference, Row, Score
 from benchmarks.compare.sheets import Sheet, sheets
-from integrations.common.judge import printable
+from integrations.common.chat import printable
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

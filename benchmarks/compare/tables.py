@@ -12,7 +12,7 @@ from rich.text import Text
 
 from benchmarks.compare.result import Comparison
 from benchmarks.compare.sheets import Sheet, sheets
-from integrations.common.judge import printable
+from integrations.common.chat import printable
 
 _BREAKS = ((10_000, False), (16, False), (12, False), (9, True))
 """How a table that is too wide is made narrower, step by step: from which length on words are broken into lines, and

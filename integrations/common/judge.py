@@ -5,52 +5,27 @@
     ask_all(judge, [Question("What is 7 + 5?", "12", "twelve")], lambda index, reply: print(index, reply.verdict))
 
     async with judge.session() as session:                       # the same inside an event loop
-        reply = await session.ask(Question("What is 7 + 5?", "12", "twelve"))
+        reply = await judge.ask(session, Question("What is 7 + 5?", "12", "twelve"))
 
-What it is asked, and which replies are verdicts, is in `judge_prompt`; verdicts are kept by `verdicts`. A reply that
-is no verdict is an error and never a guess. Runs in prism's own process and in the engines' environments.
-
-The key is read from an environment variable when a request is made, and stands in no message, log or result. It goes
-over https and to this machine; over plain http to another one only if its variable was named.
+What it is asked, and which replies are verdicts, is in `judge_prompt`; verdicts are kept by `verdicts`; connections,
+retries and the key are `chat`'s. A reply that is no verdict is an error and never a guess. Runs in prism's own process
+and in the engines' environments.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import email.utils
-import ipaddress
-import json
 import os
-import ssl
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
 
-try:
-    import httpx2 as httpx
-except ModuleNotFoundError:  # the engines' environments have it under its earlier name
-    import httpx  # type: ignore[import-not-found, no-redef]
-
+from integrations.common.chat import Chat, Said, Session, httpx, printable, work_through
 from integrations.common.files import hash_json
 from integrations.common.judge_prompt import SAMPLING, VERSION, Question, Verdict, messages, parse_verdict
-from integrations.errors import BadInput, Interrupted, StageFailed
-
-DEFAULT_KEY = "OPENAI_API_KEY"
-LONGEST_REPLY = 1 << 20
-"""Bytes of an HTTP reply that are read; a longer one is an error."""
-LONGEST_WAIT = 30.0
-"""Seconds waited between two attempts at most, whatever the server asks for."""
-FEW_ATTEMPTS = 30
-MOST_FAULTS = 0.25
-"""Share of attempts, of at least FEW_ATTEMPTS, that a server may fail before it is left alone: attempts are repeated,
-so that verdicts may still come, but a server in this state is not to be trusted with thousands of questions."""
-_AGAIN = {408, 425, 429, 500, 502, 503, 504, 529}
-"""Status codes after which the same request may succeed."""
+from integrations.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -93,24 +68,8 @@ class Reply:
     """Attempts that the server failed: no connection, no answer in time, 5xx, a body that makes no sense."""
 
 
-class Judge:
-    """Where a judge is and how it is asked.
-
-    Args:
-        url: of the server, with or without `/v1` and `/chat/completions`.
-        model: its name there; None: the only one that the server lists.
-        key_variable: environment variable that holds the key; None: OPENAI_API_KEY where it is safe to send.
-        timeout: seconds of one attempt.
-        attempts: per question, where a failure may pass (no connection, timeout, 429, 5xx).
-        patience: seconds before the second attempt, four times as many before each further one; longer where the
-            server asks for it.
-        concurrency: questions under way at the same time.
-        extra: further fields of every request, e.g. `{"chat_template_kwargs": {"enable_thinking": False}}`.
-        transport: of httpx, in tests.
-
-    Raises:
-        BadInput: the address or the key cannot be used.
-    """
+class Judge(Chat):
+    """Where a judge is and how it is asked; the arguments are `Chat`'s."""
 
     def __init__(
         self,
@@ -125,32 +84,19 @@ class Judge:
         extra: Mapping[str, Any] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.url = _base_url(url)
-        self.wanted = model
-        self.key_variable = key_variable
-        self.timeout, self.attempts, self.patience = timeout, max(1, attempts), patience
-        self.concurrency = max(1, concurrency)
-        self.extra = dict(extra or {})
-        self._transport = transport
-        self._key()
-
-    @cached_property
-    def listed(self) -> list[dict[str, Any]] | None:
-        """The server's models, each with its `id`; None when it does not list them.
-
-        Raises:
-            BadInput: nothing answers there, or it refuses the key.
-        """
-        return asyncio.run(self._listed())
-
-    @cached_property
-    def model(self) -> str:
-        """The model's name on the server.
-
-        Raises:
-            BadInput: none was given, and the server does not list exactly one.
-        """
-        return self.wanted or self._only_model(self.listed)
+        super().__init__(
+            url,
+            model,
+            role="judge",
+            start="start one with `prism judge serve`, or correct the address",
+            key_variable=key_variable,
+            timeout=timeout,
+            attempts=attempts,
+            patience=patience,
+            concurrency=concurrency,
+            extra=extra,
+            transport=transport,
+        )
 
     @cached_property
     def identity(self) -> Identity:
@@ -176,140 +122,26 @@ class Judge:
             prompt=hash_json([VERSION, self.extra])[:12] if self.extra else VERSION,
         )
 
-    @contextlib.asynccontextmanager
-    async def session(self) -> AsyncIterator[Session]:
-        """Connections to the server, for use inside one event loop. Raises what `model` raises."""
-        if self.wanted is None:
-            self.wanted = self._only_model(await self._listed())
-        async with self._client() as client:
-            yield Session(self, client)
-
     def payload(self, question: Question) -> dict[str, Any]:
         """The body of a request."""
-        return {"model": self.model, "messages": messages(question), "stream": False, **SAMPLING, **self.extra}
+        return self.body(messages(question), **SAMPLING)
 
-    def hide_key(self, text: str) -> str:
-        """The text without the key, should a server repeat it."""
-        key = self._key()
-        return text.replace(key, "[key]") if key else text
+    async def ask(self, session: Session, question: Question) -> Reply:
+        """Ask for a verdict, more than once where a failure may pass. Never raises for what the server does."""
+        return self._reply(await session.complete(self.payload(question)), question.ticket)
 
-    def _client(self) -> httpx.AsyncClient:
-        key = self._key()
-        return httpx.AsyncClient(
-            # Compressed replies could be of any size once unpacked.
-            headers={"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})},
-            timeout=httpx.Timeout(self.timeout, connect=min(10.0, self.timeout), pool=None),
-            limits=httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency),
-            verify=self._certificates,
-            trust_env=not _is_loopback(self.url),  # no proxy reaches this machine's own servers
-            transport=self._transport,
-        )
-
-    @cached_property
-    def _certificates(self) -> ssl.SSLContext | bool:
-        """Reading a system's certificates takes most of a second: once, and not for plain http."""
-        return httpx.create_ssl_context() if self.url.startswith("https:") else False
-
-    def _key(self) -> str | None:
-        name = self.key_variable or DEFAULT_KEY
-        key = os.environ.get(name, "").strip()
-        if self.key_variable and not key:
-            raise BadInput(f"the environment variable {name} holds no key for the judge", f"export {name}=...")
-        if not self.key_variable and not self.url.startswith("https:") and not _is_loopback(self.url):
-            return None
-        if not all(33 <= ord(character) <= 126 for character in key):
-            raise BadInput(f"the environment variable {name} holds characters that no key has", f"set {name} anew")
-        return key or None
-
-    def _only_model(self, listed: Sequence[Mapping[str, Any]] | None) -> str:
-        names = [str(entry["id"]) for entry in listed or []]
-        if len(names) != 1:
-            shown = ", ".join(names[:5]) or "none"
-            raise BadInput(f"which model is the judge? {self.url} lists {printable(shown)}", "give its name")
-        return names[0]
+    def _reply(self, said: Said, ticket: str) -> Reply:
+        """What was said, read as a verdict."""
+        verdict, problem = None, said.problem
+        if said.text is not None:
+            verdict = parse_verdict(said.text, ticket)
+            wrong = self.hide_key(f"no verdict in the agreed form: {said.text[:200]}")
+            problem = None if verdict else printable(wrong)
+        return Reply(verdict, problem, said.answered, said.fingerprint, said.seconds, said.attempts, said.faults)
 
     async def _ask_once(self, question: Question) -> Reply:
         async with self.session() as session:
-            return await session.ask(question)
-
-    async def _listed(self) -> list[dict[str, Any]] | None:
-        async with self._client() as client:
-            try:
-                async with asyncio.timeout(min(30.0, self.timeout)):
-                    status, body, _ = await _exchange(client, "GET", f"{self.url}/models", None)
-            except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
-                raise BadInput(
-                    f"no judge answers at {self.url}: {printable(self.hide_key(_cause(error)))}",
-                    "start one with `prism judge serve`, or correct the address",
-                ) from None
-        if status in (401, 403):
-            name = self.key_variable or DEFAULT_KEY
-            raise BadInput(f"the judge at {self.url} refuses the key (HTTP {status})", f"export {name}=...")
-        data = (_json(body) or {}).get("data") if status == 200 else None
-        if not isinstance(data, list):
-            return None
-        return [entry for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
-
-
-class Session:
-    """Open connections to a judge."""
-
-    def __init__(self, judge: Judge, client: httpx.AsyncClient) -> None:
-        self.judge = judge
-        self._client = client
-
-    async def ask(self, question: Question) -> Reply:
-        """Ask for a verdict, more than once where a failure may pass. Never raises for what the server does."""
-        began = time.monotonic()
-        body = json.dumps(self.judge.payload(question)).encode()
-        faults = 0
-        for attempt in range(1, self.judge.attempts + 1):
-            reply, wait = await self._attempt(body, question.ticket, self.judge.patience * 4 ** (attempt - 1))
-            faults += reply.faults
-            if wait is None or attempt == self.judge.attempts:
-                break
-            await asyncio.sleep(min(LONGEST_WAIT, wait))
-        problem = None if reply.problem is None else printable(self.judge.hide_key(reply.problem))
-        return replace(reply, problem=problem, seconds=time.monotonic() - began, attempts=attempt, faults=faults)
-
-    async def _attempt(self, body: bytes, ticket: str, patience: float) -> tuple[Reply, float | None]:
-        """The reply, and after how many seconds it is worth another attempt (None: it is not)."""
-        url = f"{self.judge.url}/chat/completions"
-        try:
-            async with asyncio.timeout(self.judge.timeout):
-                status, content, headers = await _exchange(self._client, "POST", url, body)
-        except TimeoutError:
-            return _fault(f"no answer within {self.judge.timeout:g} s"), patience
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            return _fault(_cause(error)), patience
-        if status == 200:
-            return _read(content, ticket), None
-        said = f"HTTP {status}: {content[:2000].decode(errors='replace')}"
-        again = max(patience, _retry_after(headers)) if status in _AGAIN else None
-        return _fault(said) if status >= 500 else Reply(None, said, answered=False), again
-
-
-def _fault(problem: str) -> Reply:
-    return Reply(None, problem, answered=False, faults=1)
-
-
-class _Health:
-    """Whether the server is worth asking further."""
-
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
-        self.in_a_row = self.attempts = self.faults = 0
-
-    def after(self, reply: Reply) -> str | None:
-        """What is wrong with the server after one more reply; None: it is well."""
-        self.in_a_row = 0 if reply.answered else self.in_a_row + 1
-        self.attempts += reply.attempts
-        self.faults += reply.faults
-        if self.in_a_row >= self.patience:
-            return f"stopped answering: {reply.problem}"
-        if self.attempts >= FEW_ATTEMPTS and self.faults > MOST_FAULTS * self.attempts:
-            return f"fails too often, in {self.faults} of {self.attempts} attempts"
-        return None
+            return await self.ask(session, question)
 
 
 def ask_all(
@@ -318,141 +150,5 @@ def ask_all(
     heard: Callable[[int, Reply], None],
     stop: threading.Event | None = None,
 ) -> None:
-    """Ask many questions, `judge.concurrency` at a time.
-
-    Args:
-        heard: called with a question's index and its reply, in the order of replies, one at a time. What it raises
-            ends the asking and is passed on.
-        stop: when set, the asking ends within a second.
-
-    Raises:
-        StageFailed: the server is not well. As many questions in a row as are asked at a time (but at least four)
-            failed, each after all its attempts; or more than MOST_FAULTS of all attempts did, 429 not counted.
-        Interrupted: `stop` was set.
-    """
-    asyncio.run(_ask_all(judge, questions, heard, stop))
-
-
-async def _ask_all(
-    judge: Judge, questions: Sequence[Question], heard: Callable[[int, Reply], None], stop: threading.Event | None
-) -> None:
-    left = iter(enumerate(questions))
-    health = _Health(max(4, judge.concurrency))
-
-    async def work(session: Session) -> None:
-        for index, question in left:
-            if stop is not None and stop.is_set():
-                return  # what waits for the workers says so
-            reply = await session.ask(question)
-            heard(index, reply)
-            if problem := health.after(reply):
-                raise StageFailed(
-                    f"the judge at {judge.url} {problem}",
-                    "look at its server; the verdicts it gave are kept, and the same command asks for the rest",
-                )
-
-    async with judge.session() as session:
-        workers = [asyncio.create_task(work(session)) for _ in range(min(judge.concurrency, len(questions)))]
-        try:
-            await _until_done(workers, stop)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-
-
-async def _until_done(workers: Sequence[asyncio.Task[None]], stop: threading.Event | None) -> None:
-    """Wait for all, for the first that fails, or for the stop."""
-    waiting: set[asyncio.Task[None]] = set(workers)
-    while waiting:
-        done, waiting = await asyncio.wait(waiting, timeout=0.2, return_when=asyncio.FIRST_EXCEPTION)
-        for worker in done:
-            worker.result()
-        if stop is not None and stop.is_set():
-            raise Interrupted("stopped", "run the same command again to go on from here")
-
-
-async def _exchange(
-    client: httpx.AsyncClient, method: str, url: str, body: bytes | None
-) -> tuple[int, bytes, httpx.Headers]:
-    headers = {"Content-Type": "application/json"} if body is not None else {}
-    async with client.stream(method, url, content=body, headers=headers) as response:
-        content = bytearray()
-        async for chunk in response.aiter_raw():
-            content += chunk
-            if len(content) > LONGEST_REPLY:
-                raise httpx.ReadError(f"the reply is longer than {LONGEST_REPLY} bytes")
-        return response.status_code, bytes(content), response.headers
-
-
-def _read(content: bytes, ticket: str) -> Reply:
-    """The verdict in the body of a chat completion."""
-    told = _json(content)
-    choices = told.get("choices") if told is not None else None
-    choice = choices[0] if isinstance(choices, list) and len(choices) == 1 else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    text = message.get("content") if isinstance(message, dict) else None
-    if told is None:
-        return _fault("the server's reply is no JSON object")
-    if not isinstance(text, str):
-        return Reply(None, "the server's reply holds no message")
-    fingerprint = told.get("system_fingerprint")
-    fingerprint = fingerprint if isinstance(fingerprint, str) else None
-    verdict = parse_verdict(text, ticket)
-    problem = None if verdict else f"no verdict in the agreed form: {text[:200]}"
-    return Reply(verdict, problem, fingerprint=fingerprint)
-
-
-def _json(content: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def printable(text: str, length: int = 300) -> str:
-    """Text from elsewhere on one line, without characters that steer a terminal or hide others."""
-    shown = "".join(character if character.isprintable() else " " for character in text[: 4 * length])
-    shown = " ".join(shown.split())
-    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
-
-
-def _cause(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _retry_after(headers: httpx.Headers) -> float:
-    """Seconds that the server asks to wait, 0 where it does not say."""
-    value = headers.get("retry-after", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:6])
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    return 0.0
-
-
-def _base_url(url: str) -> str:
-    example = "give it like http://127.0.0.1:8000"
-    try:
-        parts = urlsplit(url.strip())
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-        parts.port  # noqa: B018 - raises on a port that is none
-    except ValueError:
-        usable = False
-    if not usable or any(character.isspace() or not character.isprintable() for character in url.strip()):
-        raise BadInput(f"the judge's address `{printable(url)}` is no http address", example)
-    if parts.username is not None or parts.password is not None:
-        raise BadInput("the judge's address holds a user or a password", "export the key as OPENAI_API_KEY instead")
-    if parts.query or parts.fragment:
-        raise BadInput(f"the judge's address `{printable(url)}` has a part after `?` or `#`", example)
-    path = parts.path.rstrip("/").removesuffix("/chat/completions")
-    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    """Ask many questions, `judge.concurrency` at a time. Arguments and errors are those of `chat.work_through`."""
+    work_through(judge, questions, judge.ask, heard, stop)

@@ -1,4 +1,4 @@
-"""The paper's response form, parsed in one place for every stage (method.md 2.5).
+"""The response form of the paper, parsed in one place for every stage.
 
     <caption>what is seen</caption><think>what follows</think><answer>the answer</answer>
 

@@ -166,7 +166,7 @@ def _fields(text: str | None) -> dict[str, Any]:
 def _print(judge: Judge, examined: Examined) -> None:
     from rich.console import Console
 
-    from integrations.common.judge import printable
+    from integrations.common.chat import printable
     from integrations.common.judge_golden import ITEMS
     from prism_cli.ui.tables import print_table
 

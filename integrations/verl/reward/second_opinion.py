@@ -20,7 +20,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from integrations.common.judge import Judge, Session
+from integrations.common.chat import Session
+from integrations.common.judge import Judge
 from integrations.common.judge_prompt import Question
 from integrations.common.response import parse
 from integrations.common.verdicts import Given, VerdictCache
@@ -62,7 +63,7 @@ class SecondOpinion:
         if (known := self.cache.get(key)) is not None:
             return known.verdict
         async with self.places:
-            reply = await session.ask(question)
+            reply = await self.judge.ask(session, question)
         if reply.verdict is None:
             print(f"Reward undecided: the judge gave no verdict: {reply.problem}", flush=True)
             return None
