@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -28,10 +30,12 @@ from huggingface_hub.errors import (
 from loopback import (
     FINE_TOKEN,
     FOREVER,
+    LINES,
     READ_TOKEN,
     STRANGER_TOKEN,
     WRITE_TOKEN,
     Pause,
+    client_env,
     cut,
     delay,
     drop,
@@ -293,6 +297,11 @@ def test_a_family_is_gathered_in_a_collection_once(server):
     assert [(item.item_id, item.item_type) for item in again.items] == [(NAME, "model")]
     with pytest.raises(HfHubHTTPError, match="409"):
         api(server).add_collection_item(first.slug, NAME, "model")
+    api(server).update_collection_metadata(first.slug, private=True)
+    assert [one.slug for one in api(server).list_collections(owner="prism-vlm")] == [first.slug]
+    assert list(api(server, STRANGER_TOKEN).list_collections(owner="prism-vlm")) == []
+    with pytest.raises(HfHubHTTPError, match="404"):
+        api(server, STRANGER_TOKEN).get_collection(first.slug)
 
 
 BAD_CARDS = {
@@ -340,6 +349,35 @@ def test_another_server_goes_on_with_the_same_folder(server, tmp_path):
     with hub(tmp_path / "moved") as other:
         assert api(other).repo_info(NAME).sha == oid
         assert other.repo(NAME).read("model.safetensors") == FILES["model.safetensors"]
+
+
+PROCESS = """
+import sys, huggingface_hub as hub
+api = hub.HfApi()
+api.create_repo(sys.argv[1], private=True)
+head = api.repo_info(sys.argv[1]).sha
+api.upload_folder(repo_id=sys.argv[1], folder_path=sys.argv[2], parent_commit=head)
+api.create_tag(sys.argv[1], tag="v1.0")
+print(hub.__version__, hub.snapshot_download(sys.argv[1], revision="v1.0"))
+"""
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_process_with_either_line_of_the_client_makes_the_same_round_trip(server, tmp_path, line):
+    for path, content in FILES.items():
+        (tmp_path / "folder" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / path).write_bytes(content)
+    command = [sys.executable, "-c", PROCESS, NAME, tmp_path / "folder"]
+    env = {**os.environ, **server.env(), **client_env(line)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    version, folder = done.stdout.split()
+    assert version.split(".")[0] == line.split(".")[0]
+    assert {name: (Path(folder) / name).read_bytes() for name in FILES} == FILES
+    repo = server.repo(NAME)
+    assert (repo.private, repo.tags["v1.0"]) == (True, repo.heads["main"])
+    assert not any(call.authorized for call in server.calls if call.origin == "blobs")
+    assert "unknown" not in kinds(server)
 
 
 # Faults

@@ -62,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
         except (Broken, ConnectionError, TimeoutError):
             self._reset()
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer
 
     def _begin(self, hub: Hub, call: Call, effect: Effect) -> None:
         if effect.drop == "before":

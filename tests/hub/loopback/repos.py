@@ -240,14 +240,30 @@ def collection(request: Request) -> Reply:
 
 
 def collections(request: Request) -> Reply:
+    """A listing has no positions, and only the first four items of each."""
     user = request.user()
     owners = request.query.get("owner", [])
     found = []
     for known in request.hub.store.collections().values():
         owner = known["owner"]["name"]
         if (not owners or owner in owners) and (not known["private"] or (user and user.belongs_to(owner))):
-            found.append(known)
+            listed = {key: value for key, value in known.items() if key != "position"}
+            found.append(listed | {"items": known["items"][:4]})
     return Reply.json(found)
+
+
+def change_collection(request: Request) -> Reply:
+    told, user, store = request.json(), request.known_user(), request.hub.store
+    with store.lock:
+        known = store.collections()
+        collection = _collection(request, known)
+        if not user.may_write(collection["owner"]["name"]):
+            raise Refused(403, "You don't have write access to this collection")
+        collection |= {
+            key: told[key] for key in ("title", "description", "private", "theme", "position") if key in told
+        }
+        store.save_collections(known)
+    return Reply.json({"success": True, "data": collection})
 
 
 def add_item(request: Request) -> Reply:

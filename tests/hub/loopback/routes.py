@@ -63,6 +63,7 @@ ROUTES = (
     _route("collections", "GET", "/api/collections", repos.collections),
     _route("new_collection", "POST", "/api/collections", repos.new_collection),
     _route("collection", "GET", _SLUG, repos.collection),
+    _route("change_collection", "PATCH", _SLUG, repos.change_collection),
     _route("item", "POST", f"{_SLUG}/items", repos.add_item),
 )
 KINDS = frozenset(route.kind for route in ROUTES)
