@@ -34,7 +34,7 @@ def front_matter(facts: Facts) -> ModelCardData:
         base_model=parent,
         base_model_relation="finetune" if parent else None,
         datasets=[facts.data.repo] if facts.data.repo else None,
-        pipeline_tag=None if discriminator else TASK,
+        pipeline_tag="text-classification" if discriminator else TASK,  # as reward models have it
         library_name="prism-suite" if discriminator else "transformers",
         tags=[*_TAGS, *kind.get(facts.kind, [facts.kind]), *(["draft"] if facts.draft else [])],
         model_name=facts.name if results else None,

@@ -128,7 +128,17 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for filter_ in (text.prose, text.code, text.literal, text.short, text.count, text.number, text.duration, text.size):
+    for filter_ in (
+        text.prose,
+        text.code,
+        text.literal,
+        text.fenced,
+        text.short,
+        text.count,
+        text.number,
+        text.duration,
+        text.size,
+    ):
         made.filters[filter_.__name__] = filter_
     made.filters["rate"] = text.percent
     return made

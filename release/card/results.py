@@ -160,7 +160,11 @@ def _both(line: Line, what: str) -> str:
     if line.answers is None:
         return "–"
     own = percent(line.answers[what])
-    return own if line.other_answers is None else f"{percent(line.other_answers[what])} / {own}"
+    return (
+        own
+        if line.other_answers is None
+        else f"{percent(line.other_answers[what])}\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}{own}"
+    )
 
 
 def checkpoints(comparison: Json, facts: Facts) -> dict[str, Any]:
@@ -172,7 +176,7 @@ def checkpoints(comparison: Json, facts: Facts) -> dict[str, Any]:
 
     def cell(row: Json, metric: str) -> str:
         score = row["scores"].get(name, {}).get(metric) if single else (row["macro"] or {}).get(metric)
-        return f"{percent(score['value'])} [{percent(score['ci'][0])}, {percent(score['ci'][1])}]" if score else "–"
+        return _bounds(score) if score else "–"
 
     return {
         "protocol": protocol_name(comparison),
@@ -187,6 +191,11 @@ def checkpoints(comparison: Json, facts: Facts) -> dict[str, Any]:
             for row in comparison["models"]
         ],
     }
+
+
+def _bounds(score: Json) -> str:
+    blank = "\N{NO-BREAK SPACE}"
+    return f"{percent(score['value'])}{blank}[{percent(score['ci'][0])},{blank}{percent(score['ci'][1])}]"
 
 
 def headline(comparison: Json, facts: Facts) -> dict[str, Any] | None:

@@ -18,10 +18,10 @@ _MARKUP = frozenset("&<>`*_[]|\\~#${}")
 _LONGEST = 2000
 
 
-def plain(value: object) -> str:
+def plain(value: object, keep_spaces: bool = False) -> str:
     """Without control, formatting and invisible characters, on one line."""
     text = "".join(c if not unicodedata.category(c).startswith("C") else " " for c in str(value))
-    return " ".join(text.split())[:_LONGEST]
+    return text[:_LONGEST] if keep_spaces else " ".join(text.split())[:_LONGEST]
 
 
 def prose(value: object) -> Markup:
@@ -33,6 +33,14 @@ def code(value: object) -> Markup:
     """A short piece of code; as `prose` where it holds anything that a table or a code span could be broken with."""
     text = plain(value)
     return Markup(f"`{text}`") if _PLAIN_CODE.fullmatch(text) else prose(text)
+
+
+def fenced(value: object) -> Markup:
+    """Text of several lines as a code block, whose fence is longer than any run of backticks or tildes in it."""
+    lines = [plain(line, keep_spaces=True) for line in str(value)[:_LONGEST].splitlines()]
+    text = "\n".join(lines)
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+    return Markup(f"{fence}text\n{text}\n{fence}")
 
 
 def literal(value: object) -> Markup:
@@ -56,13 +64,13 @@ def points(value: float) -> str:
 
 
 def interval(ci: list[float]) -> str:
-    """An interval of differences in points."""
-    return f"[{points(ci[0])}, {points(ci[1])}]"
+    """An interval of differences in points; it does not break at its blank."""
+    return f"[{points(ci[0])},\N{NO-BREAK SPACE}{points(ci[1])}]"
 
 
 def p_value(value: float | None) -> str:
     """A p value to three decimals."""
-    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "–" if value is None else "<\N{NO-BREAK SPACE}0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def count(value: int | float) -> str:
