@@ -12,4 +12,5 @@ Everything else runs in the alignment environment:
     training/           optimizer, number formats, adapters, processes, checkpoints, results
     serve.py, server/   an OpenAI-compatible server over transformers
     check_model.py, inspection.py    does a model folder answer; what does the discriminator read and give
+    release_probe.py    does a release load, read an image, and answer as it did
 """
