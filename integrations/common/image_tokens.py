@@ -110,6 +110,12 @@ def visual_tokens(width: int, height: int, policy: ImagePolicy) -> int:
     Raises:
         BadInput: the processor refuses an image of this shape.
     """
+    wide, tall = resized(width, height, policy)
+    return (tall // policy.token_side) * (wide // policy.token_side)
+
+
+def resized(width: int, height: int, policy: ImagePolicy) -> tuple[int, int]:
+    """Width and height in pixels that the processor gives an image. Raises BadInput like `visual_tokens`."""
     if problem := shape_problem(width, height):
         raise BadInput(f"an image {problem}", "crop it or leave it out")
     side = policy.token_side
@@ -122,7 +128,7 @@ def visual_tokens(width: int, height: int, policy: ImagePolicy) -> int:
         grow = math.sqrt(policy.min_pixels / (height * width))
         tall = math.ceil(height * grow / side) * side
         wide = math.ceil(width * grow / side) * side
-    return (tall // side) * (wide // side)
+    return wide, tall
 
 
 def shape_problem(width: int, height: int) -> str | None:

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,19 @@ from integrations.errors import BadInput
 
 Row = dict[str, Any]
 REQUIRED = ("id", "images", "prompt", "answer")
+RESERVED = (
+    *("<image>", "<video>", "<audio>"),
+    *(
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+        "<|image_pad|>",
+        "<|video_pad|>",
+    ),
+)
+"""Text that an engine or the tokenizer would take for something else than text."""
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -43,6 +56,31 @@ def read_rows(path: Path) -> Iterator[Row]:
             if missing:
                 raise BadInput(f"{path}, line {number}: no field `{missing[0]}`", f"give every row {REQUIRED}")
             yield row
+
+
+def structural_problem(row: Row, data_dir: Path, texts: Sequence[str] = ("prompt",)) -> str | None:
+    """Why no engine could use a row, as far as its fields tell, naming the field; or None.
+
+    Args:
+        data_dir: the pool's folder.
+        texts: fields that must hold text.
+    """
+    for field in texts:
+        if not isinstance(row.get(field), str) or not row[field].strip():
+            return f"`{field}` is missing or empty"
+    if not isinstance(row.get("system"), str | None):
+        return "`system` is neither text nor null"
+    for field in ("system", *texts):
+        for text in RESERVED:
+            if text in (row.get(field) or ""):
+                return f"`{field}` contains {text}"
+    images = row["images"]
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        return "`images` is no list of paths"
+    for image in images:
+        if not (data_dir / image).is_file():
+            return f"image {image} is missing"
+    return None
 
 
 def messages(row: Row, with_response: bool = False) -> list[dict[str, str]]:

@@ -28,10 +28,11 @@ from typing import Any
 from integrations.common.checkpoint import check_model_folder, publish, read_tensors
 from integrations.common.files import read_json, write_text
 from integrations.common.jsonl import JsonlTail
+from integrations.common.rows import structural_problem
 from integrations.contract import Follower, Launch, Progress, StageContext, StageResult
 from integrations.errors import BadInput, StageFailed
 from integrations.llamafactory.memory import WHOLE_STATES, is_merged, merged, merging, method, sharding
-from integrations.llamafactory.rows import given_rows, structural_problem
+from integrations.llamafactory.rows import DEMONSTRATION, given_rows
 from integrations.llamafactory.settings import SftSettings
 
 VISION = ("visual.pos_embed", "visual.patch_embed", "visual.blocks", "visual.deepstack_merger_list")
@@ -376,7 +377,7 @@ def _check_rows(ctx: StageContext) -> None:
     given, bad = 0, []
     for row in given_rows(ctx.data_dir, settings.data):
         given += 1
-        if why := structural_problem(row.row, ctx.data_dir):
+        if why := structural_problem(row.row, ctx.data_dir, DEMONSTRATION):
             bad.append({"row": row.name, "why": why})
     if given == len(bad):
         raise BadInput(f"{ctx.name}: no row to train on in {', '.join(settings.data)}", "check the recipe's `data`")

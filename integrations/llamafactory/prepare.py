@@ -29,12 +29,12 @@ from tokenizers import Tokenizer
 
 from integrations.common.files import write_json
 from integrations.common.image_tokens import ImagePolicy, image_policy, shape_problem, visual_tokens
-from integrations.common.rows import messages
+from integrations.common.rows import messages, structural_problem
 from integrations.llamafactory.rows import (
+    DEMONSTRATION,
     SMALLEST_SIDE,
     Given,
     given_rows,
-    structural_problem,
     turn_texts,
 )
 
@@ -118,7 +118,7 @@ def examine(given: Given, data_dir: Path, model: Path, max_length: int) -> tuple
     The length is exactly that of LLaMA-Factory's `input_ids`.
     """
     row = given.row
-    if why := structural_problem(row, data_dir):
+    if why := structural_problem(row, data_dir, DEMONSTRATION):
         return 0, why
     counts = []
     for image in row["images"]:

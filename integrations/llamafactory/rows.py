@@ -2,7 +2,8 @@
 
 LLaMA-Factory leaves out rows that it does not like with no more than a warning, cuts rows that are too long, and dies
 late on a missing image, so every row is looked at before it sees any. No torch and no transformers: the structure is
-checked in prism's own process, images and lengths in the engine's environment (`prepare`) with its tokenizer.
+checked in prism's own process (`integrations.common.rows.structural_problem`), images and lengths in the engine's
+environment (`prepare`) with its tokenizer.
 """
 
 from __future__ import annotations
@@ -13,19 +14,8 @@ from pathlib import Path
 
 from integrations.common.rows import Row, read_rows
 
-RESERVED = (
-    *("<image>", "<video>", "<audio>"),
-    *(
-        "<|endoftext|>",
-        "<|im_start|>",
-        "<|im_end|>",
-        "<|vision_start|>",
-        "<|vision_end|>",
-        "<|image_pad|>",
-        "<|video_pad|>",
-    ),
-)
-"""Text that LLaMA-Factory or the tokenizer would take for something else than text."""
+DEMONSTRATION = ("prompt", "response")
+"""Fields of a row that must hold text."""
 SMALLEST_SIDE = 28
 """Images with a shorter side are enlarged by LLaMA-Factory before the model's own processor sees them."""
 
@@ -52,26 +42,6 @@ def given_rows(data_dir: Path, pools: Sequence[str]) -> Iterator[Given]:
     for pool in pools:
         for line, row in enumerate(read_rows(data_dir / f"{pool}.jsonl"), 1):
             yield Given(pool, line, row)
-
-
-def structural_problem(row: Row, data_dir: Path) -> str | None:
-    """Why a row cannot be trained on as far as its fields tell, or None."""
-    for field in ("prompt", "response"):
-        if not isinstance(row.get(field), str) or not row[field].strip():
-            return f"`{field}` is missing or empty"
-    if not isinstance(row.get("system"), str | None):
-        return "`system` is neither text nor null"
-    for field in ("system", "prompt", "response"):
-        for text in RESERVED:
-            if text in (row.get(field) or ""):
-                return f"`{field}` contains {text}"
-    images = row["images"]
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        return "`images` is no list of paths"
-    for image in images:
-        if not (data_dir / image).is_file():
-            return f"image {image} is missing"
-    return None
 
 
 def turn_texts(row: Row, counts: Sequence[int]) -> list[str]:

@@ -23,6 +23,7 @@ from integrations.common.files import read_json, write_text
 from integrations.common.jsonl import JsonlTail
 from integrations.contract import Launch, Progress, StageContext, StageResult
 from integrations.errors import BadInput, StageFailed
+from integrations.verl.check_prompts import LENGTHS, told
 from integrations.verl.configuration import (
     CHECKPOINTS_KEPT,
     METRICS,
@@ -33,7 +34,7 @@ from integrations.verl.configuration import (
     to_yaml,
 )
 from integrations.verl.health import Health
-from integrations.verl.prompts import PROMPTS, rows_of, unreadable_references, write_prompts
+from integrations.verl.prompts import LOOKED_AT, PROMPTS, named, notes_on, survey, write_prompts
 from integrations.verl.settings import RlvrSettings
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -121,30 +122,19 @@ class RlvrAdapter:
         return ctx.gradient_steps or settings.steps
 
     def check_inputs(self, ctx: StageContext) -> None:
-        """Every row has an answer and its images, there are enough prompts, and the policy is a whole model folder."""
+        """Every row can be used, there are enough prompts, and the policy is a whole model folder."""
         settings: RlvrSettings = ctx.settings
         check_model_folder(ctx.policy)
-        prompts = 0
-        for pool, row in rows_of(ctx):
-            prompts += 1
-            where = f"{ctx.data_dir / pool}.jsonl, row `{row['id']}`"
-            if not str(row["answer"] or "").strip():
-                raise BadInput(f"{where}: `answer` is empty", "rows for RLVR need a reference answer")
-            if "<image>" in row["prompt"]:
-                raise BadInput(f"{where}: `prompt` holds `<image>`", "name images in `images` only")
-            for image in row["images"]:
-                if not (ctx.data_dir / image).is_file():
-                    raise BadInput(f"{where}: no image {ctx.data_dir / image}", "write the pool's images beside it")
-        unreadable = unreadable_references(ctx)
-        if len(unreadable) > MOST_UNREADABLE * prompts:
+        seen = survey(ctx)
+        if len(seen.unreadable) > MOST_UNREADABLE * seen.prompts:
             raise BadInput(
-                f"the reward does not find {len(unreadable)} of {prompts} reference answers equal to themselves, e.g. "
-                + "; ".join(f"row `{name}`: {reference[:60]!r}" for name, reference in unreadable[:3]),
+                f"the reward does not find {len(seen.unreadable)} of {seen.prompts} reference answers equal to "
+                f"themselves, e.g. {named(seen.unreadable)}",
                 "correct these answers, or leave these rows out",
             )
-        if prompts < settings.prompts_per_step:
+        if seen.prompts < settings.prompts_per_step:
             raise BadInput(
-                f"the pools {settings.data} hold {prompts} prompts, fewer than prompts_per_step "
+                f"the pools {settings.data} hold {seen.prompts} prompts, fewer than prompts_per_step "
                 f"({settings.prompts_per_step})",
                 "add prompts or lower prompts_per_step",
             )
@@ -161,7 +151,7 @@ class RlvrAdapter:
         total = self.total_steps(ctx)
         _remove_scratch(ctx)
         reached = _settle_checkpoints(ctx.checkpoint_dir, total)
-        longest = write_prompts(ctx)
+        longest = write_prompts(ctx).longest
         write_text(ctx.attempt_dir / "rlvr.yaml", to_yaml(configuration(ctx, total, longest)))
         if reached == total:
             return []
@@ -171,7 +161,7 @@ class RlvrAdapter:
         config = ["--config-dir", str(ctx.attempt_dir), "--config-name", "rlvr"]
         check = ["python", "-m", "integrations.verl.check_configuration", *config]
         return [
-            Launch(engine="verl", argv=check, what="checking the configuration"),
+            Launch(engine="verl", argv=check, what="checking configuration and prompts"),
             Launch(
                 engine="verl",
                 argv=["python", "-m", *program, *config],
@@ -209,12 +199,10 @@ class RlvrAdapter:
         publish(checkpoint / "actor" / "huggingface", ctx.base_model, ctx.model_dir, parent=ctx.policy)
         _settle_checkpoints(ctx.checkpoint_dir, total)
         _remove_scratch(ctx)
-        given, kept = _prompts_given_and_kept(ctx)
-        if kept < given:
-            notes.append(f"{given - kept} of {given} prompts are longer than max_prompt_length and were left out")
-        if unreadable := unreadable_references(ctx):
-            named = ", ".join(name for name, _ in unreadable[:3])
-            notes.append(f"{len(unreadable)} reference answers can never be met, e.g. of {named}")
+        seen = read_json(ctx.attempt_dir / LOOKED_AT) or vars(survey(ctx))
+        given = seen["prompts"]
+        kept, left_out = _prompts_kept(ctx, given)
+        notes += notes_on(seen, kept, left_out)
         last = [steps[step] for step in sorted(steps)[-10:]]
         return StageResult(
             step=total,
@@ -236,13 +224,15 @@ class _Follower:
     def __init__(self, ctx: StageContext, total: int) -> None:
         self.tail = JsonlTail(ctx.attempt_dir / METRICS)
         self.total = total
+        self.ctx = ctx
+        self.lengths_told = False
         self.health = Health()
         self.tokens = {
             step: _tokens(row) for step, row in read_metrics(ctx.stage_dir, before=ctx.attempt_dir.name).items()
         }
 
     def poll(self) -> Sequence[Progress]:
-        news = []
+        news = self._lengths()
         for line in self.tail.poll():
             step, row = line["step"], line["data"]
             self.tokens[step] = _tokens(row)
@@ -251,6 +241,15 @@ class _Follower:
             alarms = self.health.look(shown | _losses(row))
             news.append(Progress(step, self.total, shown, spent, alarms=alarms))
         return news
+
+    def _lengths(self) -> list[Progress]:
+        """Once, before the first step: the prompts that are too long, if there are any."""
+        lengths = None if self.lengths_told else read_json(self.ctx.attempt_dir / LENGTHS)
+        self.lengths_told = self.lengths_told or lengths is not None
+        if not lengths or not lengths["over"]:
+            return []
+        limit = self.ctx.settings.max_prompt_length
+        return [Progress(0, self.total, alarms=[told(lengths["over"], lengths["prompts"], limit)])]
 
 
 def read_metrics(stage_dir: Path, before: str | None = None) -> dict[int, dict[str, Any]]:
@@ -303,7 +302,7 @@ def _model_type(policy: Path) -> str:
 
 def _passed_on(ctx: StageContext) -> list[str]:
     """Names of the secrets that the stage needs: the judge's key, and what a running cluster asks for."""
-    from integrations.common.judge import DEFAULT_KEY  # a client of HTTP that few stages need
+    from integrations.common.chat import DEFAULT_KEY  # a client of HTTP that few stages need
 
     judge = ctx.settings.judge
     key = [] if judge is None else [judge.key_variable or DEFAULT_KEY]
@@ -357,15 +356,15 @@ def _judge(steps: Mapping[int, Mapping[str, Any]], settings: RlvrSettings, on_cp
     return notes
 
 
-def _prompts_given_and_kept(ctx: StageContext) -> tuple[int, int]:
-    """Prompts in the pools, and those verl kept (it prints the count when it filters by length)."""
-    given = sum(1 for _ in rows_of(ctx))
+def _prompts_kept(ctx: StageContext, given: int) -> tuple[int, list[str]]:
+    """How many prompts verl kept (it prints the count when it filters by length), and which it left out."""
     for attempt in reversed(_attempts(ctx.stage_dir)):
         log = attempt / "engine.log"
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
         if found := re.search(r"filter dataset len: (\d+)", text):
-            return given, int(found.group(1))
-    return given, given
+            lengths = read_json(attempt / LENGTHS) or {"over": []}
+            return int(found.group(1)), [str(prompt["id"]) for prompt in lengths["over"]]
+    return given, []
 
 
 def _tokens(row: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""Does verl know every field that the rendered configuration sets?
+"""Does verl know every field that the rendered configuration sets, and can it use every prompt that this names?
 
     python -m integrations.verl.check_configuration --config-dir DIR --config-name NAME
 
@@ -21,7 +21,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from integrations.common import error_line
-from integrations.errors import StageFailed
+from integrations.errors import PrismError, StageFailed
+from integrations.verl import check_prompts
 
 OPEN = {
     "actor_rollout_ref.actor.fsdp_config.mixed_precision",
@@ -41,10 +42,14 @@ def main() -> int:
     parser.add_argument("--config-dir", type=Path, required=True)
     parser.add_argument("--config-name", required=True)
     args = parser.parse_args()
-    found = problems(args.config_dir / f"{args.config_name}.yaml")
-    if found:
-        told = "; ".join(found[:5])
-        return error_line.tell(StageFailed(f"verl would not take its configuration: {told}", "this is a bug of prism"))
+    path = args.config_dir / f"{args.config_name}.yaml"
+    try:
+        if found := problems(path):
+            told = "; ".join(found[:5])
+            raise StageFailed(f"verl would not take its configuration: {told}", "this is a bug of prism")
+        check_prompts.check(OmegaConf.to_container(OmegaConf.load(path), resolve=True))
+    except PrismError as error:
+        return error_line.tell(error)
     return 0
 
 

@@ -148,9 +148,10 @@ class RlvrSettings(PresetSettings):
     """Longest prompt in tokens, image tokens included. A longer prompt is left out and reported."""
     max_response_length: int = Field(default=8192, ge=1)
     """Longest response in tokens; a longer one is cut and fails the format."""
-    max_image_pixels: int = Field(default=1048576, ge=1024)
+    max_image_pixels: int | None = Field(default=None, ge=1024)
     """Images with more pixels than this are made smaller before they are given to the policy; the aspect is kept.
-    More pixels cost more prompt tokens."""
+    Null: the limit of the policy's own image processor, as in every other stage and in evaluation. With a smaller one
+    prompts cost fewer tokens, and RLVR shows the policy other images than they do."""
 
     accuracy_weight: float = Field(default=0.8, ge=0, le=1)
     """Share of the reward for a right answer."""
@@ -167,13 +168,13 @@ class RlvrSettings(PresetSettings):
     small model the whole step in one pass is fastest."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    gpu_memory_share: float = Field(default=0.6, gt=0, lt=1)
     lora: RlvrLora | None = None
     """Train adapters instead of the weights, for one small GPU; the result has them merged in. `{}` takes rank 32 and
     alpha 64. Adapters want some ten times the learning rate of weights. Null: train the weights."""
     offload: bool = False
     """Keep the policy's weights and moments in main memory while it does not learn, 12 bytes for each parameter over
     all GPUs: room for the rollout engine, for some seconds of transfer a step. On in the paper's scripts."""
+    gpu_memory_share: float = Field(default=0.6, gt=0, lt=1)
     """Share of a GPU's memory for the rollout engine; the policy's training needs the rest. Not used on CPU."""
 
     checkpoint_every: int = Field(default=100, ge=1)

@@ -132,10 +132,6 @@ def test_its_loss_is_the_models_loss(
     assert news.metrics["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
-def test_visual_tokens_are_counted_by_the_processors_rule(llamafactory_env: Environment, tmp_path: Path) -> None:
-    run_inside(llamafactory_env, "image_sizes.py", [], tmp_path)
-
-
 def test_killed_and_resumed_it_ends_in_the_same_weights_and_log(
     fine_tuned: FineTuned, small_world: World, llamafactory_env: Environment, tmp_path: Path
 ) -> None:

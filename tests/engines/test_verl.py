@@ -20,6 +20,7 @@ from integrations.contract import Progress, StageContext, StageResult
 from integrations.errors import StageFailed
 from integrations.verl.adapter import METRICS, RlvrAdapter, read_metrics
 from integrations.verl.configuration import ray_folder
+from integrations.verl.prompts import LOOKED_AT
 from integrations.verl.settings import RlvrSettings
 from prism_cli.engines.environments import Environment
 
@@ -176,7 +177,8 @@ def test_responses_come_from_the_weights_that_are_trained(resumed: Resumed) -> N
 def test_nothing_is_left_outside_the_stage(resumed: Resumed) -> None:
     for ctx in (resumed.first, resumed.ctx):
         assert not ray_folder(ctx).exists()
-        assert {path.name for path in ctx.attempt_dir.iterdir()} <= {"rlvr.yaml", METRICS, "engine.log", "import"}
+        left = {path.name for path in ctx.attempt_dir.iterdir()}
+        assert left <= {"rlvr.yaml", LOOKED_AT, METRICS, "engine.log", "import"}
 
 
 def test_a_finished_stage_is_not_run_again(resumed: Resumed, small_world: World, half_trained: Path) -> None:

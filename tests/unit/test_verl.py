@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import zipfile
@@ -11,12 +12,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 from pydantic import ValidationError
 
 from integrations.contract import Machine, StageContext
 from integrations.errors import BadInput, StageFailed
 from integrations.verl import configuration as module
 from integrations.verl.adapter import METRICS, RlvrAdapter, is_complete, read_metrics
+from integrations.verl.reward import compute_score
 from integrations.verl.settings import RlvrSettings
 
 SETTINGS = RlvrSettings(
@@ -35,6 +38,12 @@ def safetensors(path: Path, values: dict[str, bytes]) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(values.values()))
 
 
+def picture(width: int, height: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height)).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def row(number: int, **changes: Any) -> dict[str, Any]:
     return {"id": f"r{number}", "images": ["images/a.png"], "prompt": "How many?", "answer": "3"} | changes
 
@@ -51,7 +60,7 @@ def stage(tmp_path: Path) -> StageContext:
     (model / "preprocessor_config.json").write_text(json.dumps({"size": size, "patch_size": 16, "merge_size": 2}))
     data = root / "data"
     (data / "images").mkdir(parents=True)
-    (data / "images" / "a.png").write_bytes(b"picture")
+    (data / "images" / "a.png").write_bytes(picture(32, 32))
     stage_dir = root / "prism" / "rlvr"
     ctx = StageContext(
         name="prism/rlvr",
@@ -151,13 +160,30 @@ def test_every_setting_is_documented() -> None:
     [
         ([row(0), row(1, answer=" ")], "row `r1`: `answer` is empty"),
         ([row(0), row(1, answer=None)], "row `r1`: `answer` is empty"),
-        ([row(0), row(1, images=["images/none.png"])], "row `r1`: no image"),
-        ([row(0), row(1, prompt="<image> what?")], "row `r1`: `prompt` holds `<image>`"),
+        (
+            [row(0), row(1, images=["images/none.png"])],
+            r"rlvr\.jsonl, line 2, row `r1`: image images/none.png is missing",
+        ),
+        ([row(0), row(1, prompt="<image> what?")], "row `r1`: `prompt` contains <image>"),
+        ([row(0), row(1, system="<video>")], "row `r1`: `system` contains <video>"),
+        ([row(0), row(1, prompt=" ")], "row `r1`: `prompt` is missing or empty"),
+        ([row(0), row(1, prompt=["hello"])], "row `r1`: `prompt` is missing or empty"),
+        ([row(0), row(1, images="images/a.png")], "row `r1`: `images` is no list of paths"),
+        (
+            [row(0), row(1, answer=["3", "three"])],
+            "row `r1`: `answer` is a list; write several accepted answers as one",
+        ),
+        ([row(0), row(1, answer=True)], "row `r1`: `answer` is neither text nor a number"),
+        ([row(0), row(1, images=["rlvr.jsonl"])], "row `r1`: cannot read .*: no picture of a known kind"),
+        ([row(0), row(1, images=["images/line.png"])], "line.png is 9 x 2000 pixels, more than 200 times as long"),
+        ([row(0), row(1, images=["images/thin.png"])], "thin.png is 10 x 280 pixels, too narrow for tokens of 32 x 32"),
         ([row(0)], "hold 1 prompts, fewer than prompts_per_step"),
     ],
 )
 def test_rows_that_cannot_be_used_are_refused(stage: StageContext, rows: list[dict[str, Any]], problem: str) -> None:
     give(stage, rows)
+    for name, size in {"line": (9, 2000), "thin": (10, 280)}.items():
+        (stage.data_dir / "images" / f"{name}.png").write_bytes(picture(*size))
     with pytest.raises(BadInput, match=problem):
         RlvrAdapter().check_inputs(stage)
 
@@ -168,6 +194,20 @@ def test_references_that_no_answer_can_meet_are_named(stage: StageContext) -> No
         RlvrAdapter().check_inputs(stage)
     give(stage, [row(number) for number in range(60)] + [row(60, answer="???")])
     RlvrAdapter().check_inputs(stage)
+
+
+def test_several_answers_are_accepted_from_the_pool_to_the_reward(stage: StageContext) -> None:
+    several = json.dumps(["1/2", "half"])
+    give(stage, [row(number, answer=several) for number in range(4)])
+    RlvrAdapter().check_inputs(stage)
+    RlvrAdapter().render(stage)
+    truth = pq.read_table(stage.attempt_dir / "prompts.parquet")["reward_model"][0].as_py()["ground_truth"]
+    said = "<caption>c</caption><think>t</think><answer>{}</answer>"
+    assert [compute_score("x", said.format(a), truth)["accuracy"] for a in ("0.5", "half", "2")] == [1.0, 1.0, 0.0]
+    assert json.loads((stage.attempt_dir / "prompts.json").read_text())["unreadable"] == []
+    give(stage, [row(number, answer=json.dumps(["1/2", "???"])) for number in range(4)])
+    with pytest.raises(BadInput, match="does not find 4 of 4"):
+        RlvrAdapter().check_inputs(stage)
 
 
 def test_a_missing_pool_is_refused(stage: StageContext) -> None:
@@ -199,7 +239,7 @@ def test_prompts_hold_what_verl_reads(stage: StageContext) -> None:
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "<image>How many?"},
     ]
-    assert first["images"] == [{"bytes": b"picture", "min_pixels": 1024, "max_pixels": 9216}]
+    assert first["images"] == [{"bytes": picture(32, 32), "min_pixels": 1024, "max_pixels": 9216}]
     assert first["reward_model"] == {"style": "rule", "ground_truth": "3"}
     assert first["extra_info"] == {"index": 0, "id": "r0", "question": "How many?"}
     assert first["data_source"] == "public"
@@ -446,16 +486,33 @@ def test_a_finished_stage_publishes_its_last_weights(stage: StageContext) -> Non
         "global_step_8",
         "latest_checkpointed_iteration.txt",
     ]
-    assert sorted(path.name for path in stage.attempt_dir.iterdir()) == [METRICS, "rlvr.yaml"]
+    assert sorted(path.name for path in stage.attempt_dir.iterdir()) == [METRICS, "prompts.json", "rlvr.yaml"]
 
 
 def test_prompts_left_out_for_their_length_are_reported(stage: StageContext) -> None:
     checkpoint(stage, 10)
     metrics(stage.attempt_dir, range(1, 11))
     (stage.attempt_dir / "engine.log").write_text("(TaskRunner pid=1) dataset len: 4\n(x) filter dataset len: 3\n")
+    lengths = {"prompts": 4, "longest": 600, "over": [{"id": "r2", "tokens": 600}]}
+    (stage.attempt_dir / "lengths.json").write_text(json.dumps(lengths))
+    follower = RlvrAdapter().follow(stage)
+    (first, *steps), later = follower.poll(), follower.poll()
+    told = "1 of 4 prompts are longer than max_prompt_length (512), row `r2` with 600; verl omits them"
+    assert (first.step, first.alarms, len(steps), later) == (0, [told], 10, [])
     result = RlvrAdapter().finish(stage)
     assert result.rows == {"given": 4, "trained": 3, "dropped": 1}
-    assert result.notes == ["1 of 4 prompts are longer than max_prompt_length and were left out"]
+    assert result.notes == ["1 of 4 prompts are longer than max_prompt_length and were left out, e.g. r2"]
+
+
+def test_answers_that_no_response_can_meet_are_reported(stage: StageContext) -> None:
+    rows = [row(number) for number in range(60)]
+    give(stage, [*rows, row(60, answer="???"), row(61, answer=r"\frac{1}{"), row(62, answer="a cat")])
+    checkpoint(stage, 10)
+    metrics(stage.attempt_dir, range(1, 11))
+    RlvrAdapter().render(stage)
+    never, as_text = RlvrAdapter().finish(stage).notes
+    assert never == "1 reference answers can never be met: row `r60`: '???'"
+    assert as_text.endswith(r"only the same text earns the reward: row `r61`: '\\frac{1}{'")
 
 
 def test_an_engine_that_ended_early_has_failed(stage: StageContext) -> None:
