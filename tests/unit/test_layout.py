@@ -36,6 +36,7 @@ INSIDE_AN_ENGINE = (
     "integrations/trackers/follow.py",
     "integrations/verl/cpu/",
     "integrations/verl/check_configuration.py",
+    "integrations/verl/merge.py",
     "integrations/verl/check_prompts.py",
     "integrations/verl/sampler.py",
     "benchmarks/digits/build_",
@@ -52,8 +53,13 @@ HOST_SIDE = (
     ),
 )
 
-OPENS_IMAGES = ("benchmarks/report/pictures.py", "integrations/common/image_tokens.py")
-"""Host modules that open images, with the Pillow that matplotlib brings: previews, and sizes from files' headers."""
+OPENS_IMAGES = (
+    "benchmarks/report/pictures.py",
+    "integrations/common/image_tokens.py",
+    "prism_cli/datasets/pictures.py",
+)
+"""Host modules that open images, with the Pillow that matplotlib brings: previews, sizes from files' headers, and
+whether two pictures are the same."""
 
 
 def sources():
