@@ -56,7 +56,9 @@ def scores(facts: Facts) -> bytes | None:
         if line.metric != "format"
     ]
     looks = _looks(facts)
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whatever a user's matplotlibrc says
+        mpl.rcParams.update(STYLE)
         figure = Figure(figsize=(_WIDTH, 1.45 + _ROW * len(rows)))
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.5, 1))
         _scores(left, rows, looks)
