@@ -76,8 +76,9 @@ class SftSettings(Settings):
     """Recompute activations in the backward pass: about a third slower, much less memory."""
     lora: SftLora | None = None
     """Train adapters of the linear layers that are not frozen instead of the weights, for one small GPU; the merger
-    between vision tower and language model gets none. The result is a plain checkpoint with the adapters merged in. `{}` takes rank 32 and alpha 64. Adapters want some ten times
-    the learning rate of weights. Null: train the weights."""
+    between vision tower and language model gets none. The result is a plain checkpoint with the adapters merged in.
+    `{}` takes rank 32 and alpha 64. Adapters want some ten times the learning rate of weights. Null: train the
+    weights."""
     sharding: Literal["none", "fsdp", "zero2", "zero3"] = "none"
     """What several GPUs share. `none`: each holds everything, 20 bytes for each trained parameter. `fsdp`: weights,
     gradients and moments are dealt out, 16 bytes over all GPUs together (torch's FSDP2, in every environment). `zero2`:

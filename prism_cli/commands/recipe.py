@@ -23,9 +23,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 @app.command("list")
 def list_recipes(json_: Json = False) -> None:
     """List the recipes that come with prism."""
-    from prism_cli.recipes.load import builtin_names, load, profile_names
+    from prism_cli.recipes.load import builtin_names, is_ablation, load, profile_names
 
-    recipes = []
+    recipes: list[dict[str, Any]] = []
     for name in builtin_names():
         recipe = load(name).recipe
         recipes.append(
@@ -34,6 +34,7 @@ def list_recipes(json_: Json = False) -> None:
                 "description": recipe.description,
                 "arms": [*recipe.arms],
                 "profiles": profile_names(name),
+                "ablation": is_ablation(name),
             }
         )
     if json_:
@@ -41,8 +42,10 @@ def list_recipes(json_: Json = False) -> None:
         return
     from prism_cli.ui.tables import print_table
 
-    rows = [[r["name"], ", ".join(r["profiles"]), r["description"]] for r in recipes]
+    rows = [[r["name"], ", ".join(r["profiles"]), r["description"]] for r in recipes if not r["ablation"]]
     print_table(["recipe", "profiles", "what it is for"], rows)
+    rows = [[r["name"], ", ".join(r["arms"]), r["description"]] for r in recipes if r["ablation"]]
+    print_table(["ablations", "arms", "what they are for"], rows)
     print("prism recipe show NAME prints one; prism train --recipe NAME runs it.")
 
 
@@ -101,6 +104,39 @@ def validate(
         from integrations.errors import EXIT_BAD_INPUT
 
         raise typer.Exit(EXIT_BAD_INPUT)
+
+
+@app.command()
+def diff(
+    one: Annotated[str, typer.Argument(metavar="A", help="A recipe, or RECIPE:PROFILE.")],
+    other: Annotated[str, typer.Argument(metavar="B", help="Another one, or RECIPE:PROFILE.")],
+    json_: Json = False,
+) -> None:
+    """Show every field in which two recipes differ, all that they inherit included.
+
+    `prism recipe diff qwen3-vl-4b qwen3-vl-4b:1x80gb` shows what a profile changes.
+    """
+    from prism_cli.recipes.difference import between
+
+    fields = between(_resolved(one), _resolved(other))
+    if json_:
+        _print_json({"a": one, "b": other, "differences": [field.to_json() for field in fields]})
+    elif not fields:
+        print("No field differs.")
+    else:
+        from prism_cli.ui.tables import print_table
+
+        rows = [[field.path.removeprefix("stages."), field.shown(0), field.shown(1)] for field in fields]
+        print_table(["field", one, other], rows)
+
+
+def _resolved(name: str) -> dict[str, Any]:
+    """A recipe's fields in full, `NAME` or `NAME:PROFILE`."""
+    from prism_cli.recipes.load import load
+
+    file, colon, profile = name.rpartition(":")
+    recipe = load(file, profile).recipe if colon and not Path(name).is_file() else load(name).recipe
+    return recipe.model_dump(mode="json", exclude={"extends", "profiles"})
 
 
 @app.command()

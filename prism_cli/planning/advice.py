@@ -22,6 +22,7 @@ KNOBS: Mapping[str, tuple[tuple[str, Any], ...]] = {
         ("precision.compute", "bf16"),
         ("precision.gradient_checkpointing", True),
         ("precision.micro_branches", 4),
+        ("micro_prompts", 1),
         ("rollout.sleep", True),
         ("precision.micro_branches", 1),
         ("precision.head_chunk", 256),

@@ -111,7 +111,8 @@ def warmup_phases(job: Job) -> tuple[Phase, ...]:
     rollout, pace = _rollout(job, settings.samples, judge.left_over)
     if settings.pairs is not None:
         pace = 0.0
-    step = _discriminator_step(job, judge, settings, settings.samples, settings.prompts_per_step)
+    together = settings.micro_prompts or settings.prompts_per_step
+    step = _discriminator_step(job, judge, settings, settings.samples, together)
     per_step = settings.prompts_per_step * settings.samples * job.assumed.response_tokens
     host = _host(job, (judge,))
     work = _judge_work(job, judge.model, settings, settings.samples, settings.prompts_per_step)
@@ -287,7 +288,7 @@ def _passes(settings: Any) -> float:
 def _judge_work(job: Job, judge: Dimensions, scoring: Any, samples: int, prompts: int) -> float:
     """Operations of one step: scores first where the step's graph is not held whole, then forward and backward."""
     settings, assumed = job.settings, job.assumed
-    held, branches = _limits(job, samples + 1, getattr(settings, "micro_prompts", settings.prompts_per_step))
+    held, branches = _limits(job, samples + 1, settings.micro_prompts or settings.prompts_per_step)
     whole = held * (samples + 1) <= branches and held >= prompts / processes(job)
     passes = _passes(settings) + (0.0 if whole else 1.0)
     rows = settings.prompts_per_step

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from integrations.errors import BadInput
 
 GIB = 2.0**30
-ROWS = {"public": 1_260_000, "curated": 107_000, "teacher": 5_978, "rlvr": 2_000}
+ROWS = {"public": 1_260_000, "curated": 107_000, "teacher": 5_978, "rlvr": 2_000, "rlvr-10k": 10_000}
 """Rows of the published pools (README; the alignment file's own count), where a pool is not in place to be counted."""
 
 

@@ -56,8 +56,17 @@ class _Layer:
 
 
 def builtin_names() -> list[str]:
-    """Names of the recipes that come with prism, the default first."""
-    return sorted((path.stem for path in BUILTIN.glob("*.yaml")), key=lambda name: (name != DEFAULT, name))
+    """Names of the recipes that come with prism: the default first, ablations last."""
+    return sorted(_builtins(), key=lambda name: (name != DEFAULT, is_ablation(name), name))
+
+
+def is_ablation(name: str) -> bool:
+    """Whether a builtin recipe is one of the ablations."""
+    return _builtins()[name].parent != BUILTIN
+
+
+def _builtins() -> dict[str, Path]:
+    return {path.stem: path for path in BUILTIN.rglob("*.yaml")}
 
 
 def load(
@@ -175,7 +184,7 @@ def _locate(name: str, folder: Path, asked_by: Path | None) -> Path:
     looks_like_file = "/" in name or "\\" in name or name.endswith((".yaml", ".yml"))
     if not looks_like_file:
         if name in builtin_names():
-            return BUILTIN / f"{name}.yaml"
+            return _builtins()[name]
         if not (folder / name).is_file():
             where = f"{_label(asked_by)}, field `extends`: " if asked_by else ""
             raise BadInput(f"{where}there is no recipe `{name}`{meant(name, builtin_names())}", _other_recipes())
@@ -209,7 +218,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _anchored(data: dict[str, Any], path: Path) -> dict[str, Any]:
     """Relative paths in a user's recipe start at its file; a builtin's start where the command runs."""
-    folder = Path.cwd() if path.parent == BUILTIN else path.parent
+    folder = Path.cwd() if path.is_relative_to(BUILTIN) else path.parent
     profiles = data.get("profiles")
     for part in (data, *(profiles.values() if isinstance(profiles, dict) else ())):
         for field in _PATHS:
@@ -234,7 +243,7 @@ def _absolute(folder: Path, name: str) -> Path:
 
 def _label(path: Path) -> str:
     """What to call a recipe's file in a message."""
-    if path.parent == BUILTIN:
+    if path.is_relative_to(BUILTIN):
         return path.stem
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 

@@ -24,12 +24,36 @@ def as_json(capsys: Output, *words: str, code: int = 0) -> Any:
 
 def test_list_names_every_builtin_recipe(capsys: Output) -> None:
     listed = as_json(capsys, "recipe", "list", "--json")["recipes"]
-    assert [recipe["name"] for recipe in listed] == builtin_names() == ["digits", "qwen3-vl-4b", "qwen3-vl-8b"]
+    assert [recipe["name"] for recipe in listed] == builtin_names()
+    assert builtin_names() == [
+        "digits",
+        "qwen3-vl-4b",
+        "qwen3-vl-4b-prism",
+        "qwen3-vl-8b",
+        "qwen3-vl-4b-beyond",
+        "qwen3-vl-4b-table2",
+    ]
+    assert [recipe["ablation"] for recipe in listed] == [False, False, False, False, True, True]
     assert listed[0]["profiles"] == ["quick"]
     assert listed[0]["arms"] == ["prism", "baseline", "control"]
     assert main(["recipe", "list"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in builtin_names())
+
+
+def test_diff_names_every_field_that_differs_and_no_other(capsys: Output, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: digits\nname: mine\nstages: {align: {steps: 61}}\narms: {control: null}\n")
+    found = as_json(capsys, "recipe", "diff", "digits", str(mine), "--json")["differences"]
+    assert found[0] == {"field": "stages.align.steps", "a": load("digits").recipe.stages["align"].steps, "b": 61}
+    assert [(one["field"], sorted(one)) for one in found[1:]] == [("arms.control", ["a", "field"])]
+    assert as_json(capsys, "recipe", "diff", "digits", "digits", "--json")["differences"] == []
+    assert main(["recipe", "diff", "qwen3-vl-4b", "qwen3-vl-4b:1x80gb"]) == 0
+    shown = capsys.readouterr().out
+    assert "rlvr.offload" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert main(["recipe", "diff", "digits", "digits:quik"]) == 2
+    assert "did you mean `quick`?" in capsys.readouterr().err
 
 
 def test_show_prints_the_recipe_as_written(capsys: Output) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from prism_cli.recipes.load import BUILTIN, builtin_names, load
+from prism_cli.recipes.load import builtin_names, load, profile_names, source_text
 from prism_cli.recipes.schema import Recipe
 
 DIGITS = load("digits").recipe
@@ -137,9 +137,9 @@ def test_a_result_cannot_change_a_recipe_by_accident() -> None:
 
 @pytest.mark.parametrize("name", builtin_names())
 def test_builtin_recipes_stand_with_every_profile(name: str) -> None:
-    raw = yaml.safe_load((BUILTIN / f"{name}.yaml").read_text())
+    raw = yaml.safe_load(source_text(name))
     assert load(name).recipe.name == name == raw["name"]
-    for profile in raw.get("profiles", {}):
+    for profile in profile_names(name):
         assert load(name, profile).recipe != load(name).recipe
 
 

@@ -149,7 +149,7 @@ class Warmup:
         return contest.Objective(
             settings.score_regulariser,
             settings.balance,
-            settings.prompts_per_step,
+            settings.micro_prompts or settings.prompts_per_step,
             settings.precision.micro_branches,
             pairs=0.0 if likely and self.step < settings.pretrain_steps else 1.0,
             likelihood=settings.likelihood if likely else 0.0,

@@ -79,6 +79,9 @@ class DiscriminatorSettings(ModeSettings):
     """So many of the first steps take the likelihood alone, and so score no responses but those whose words the
     demonstrations are restated in. 0, as in the paper: none. Of no use with `score: head`."""
 
+    micro_prompts: Natural = 0
+    """Prompts whose graph is held in memory at once; 0: those of a whole step. Changes memory and speed only."""
+
     learning_rate: Rate = 1e-3
     """Peak learning rate of AdamW."""
 
