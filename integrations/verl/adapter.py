@@ -23,6 +23,7 @@ from integrations.common.files import read_json, write_text
 from integrations.common.jsonl import JsonlTail
 from integrations.contract import Launch, Progress, StageContext, StageResult
 from integrations.errors import BadInput, StageFailed
+from integrations.verl.adapters import merged, merging, weights
 from integrations.verl.check_prompts import LENGTHS, told
 from integrations.verl.configuration import (
     CHECKPOINTS_KEPT,
@@ -153,8 +154,9 @@ class RlvrAdapter:
         reached = _settle_checkpoints(ctx.checkpoint_dir, total)
         longest = write_prompts(ctx).longest
         write_text(ctx.attempt_dir / "rlvr.yaml", to_yaml(configuration(ctx, total, longest)))
+        merge = merging(ctx, total)
         if reached == total:
-            return []
+            return merge
         program = ["verl.trainer.main_ppo"]
         if ctx.machine.gpus == 0 and ctx.machine.ray_address is None:
             program = ["integrations.verl.cpu.launch", str(fork_socket(ctx)), _model_type(ctx.policy)]
@@ -169,6 +171,7 @@ class RlvrAdapter:
                 what="reinforcement learning",
                 passed_on=_passed_on(ctx),
             ),
+            *merge,
         ]
 
     def follow(self, ctx: StageContext) -> _Follower:
@@ -196,7 +199,8 @@ class RlvrAdapter:
             )
         steps = {step: row for step, row in read_metrics(ctx.stage_dir).items() if step <= total}
         notes = _judge(steps, settings, on_cpu=ctx.machine.gpus == 0)
-        publish(checkpoint / "actor" / "huggingface", ctx.base_model, ctx.model_dir, parent=ctx.policy)
+        publish(weights(ctx, total), ctx.base_model, ctx.model_dir, parent=ctx.policy)
+        shutil.rmtree(merged(ctx), ignore_errors=True)
         _settle_checkpoints(ctx.checkpoint_dir, total)
         _remove_scratch(ctx)
         seen = read_json(ctx.attempt_dir / LOOKED_AT) or vars(survey(ctx))
@@ -213,7 +217,9 @@ class RlvrAdapter:
         )
 
     def intermediate(self, ctx: StageContext) -> Sequence[tuple[int, Path]]:
-        """Whole checkpoints; verl writes the weights in Hugging Face form beside its own."""
+        """Whole checkpoints; verl writes the weights in Hugging Face form beside its own. Adapters are no policy."""
+        if ctx.settings.lora is not None:
+            return []
         steps = {int(p.name.removeprefix("global_step_")): p for p in ctx.checkpoint_dir.glob("global_step_*")}
         return [(step, steps[step] / "actor" / "huggingface") for step in sorted(steps) if is_complete(steps[step])]
 

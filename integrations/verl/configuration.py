@@ -48,7 +48,7 @@ def configuration(ctx: StageContext, total: int, longest: int) -> dict[str, Any]
                 "log_prob_micro_batch_size_per_gpu": micro_batch,
                 "strategy": "fsdp2",
                 "use_torch_compile": not on_cpu,
-                "fsdp_config": _fsdp(on_cpu, ctx.seed),
+                "fsdp_config": _fsdp(on_cpu, ctx.seed) | {"param_offload": settings.offload},
             },
             "rollout": _rollout(ctx, settings, micro_batch),
         },
@@ -157,6 +157,14 @@ def _model(ctx: StageContext, settings: RlvrSettings) -> dict[str, Any]:
         "use_remove_padding": False,  # needs flash attention, which the environment does not have
         "override_config": {"attn_implementation": "sdpa"},
     }
+    if settings.lora is not None:
+        model |= {
+            "lora_rank": settings.lora.rank,
+            "lora_alpha": settings.lora.alpha,
+            "target_modules": "all-linear",
+            "exclude_modules": ".*visual.*",
+            "lora": {"merge": True},  # the rollout engine gets plain weights, as without adapters
+        }
     if ctx.machine.gpus == 0:
         model["external_lib"] = "integrations.verl.cpu.rollout"
     return model
@@ -181,7 +189,7 @@ def _actor(settings: RlvrSettings, micro_batch: int, seed: int, on_cpu: bool) ->
         "grad_clip": settings.max_grad_norm,
         "data_loader_seed": seed,
         "use_torch_compile": not on_cpu,
-        "fsdp_config": _fsdp(on_cpu, seed),
+        "fsdp_config": _fsdp(on_cpu, seed) | _offload(settings),
         "optim": {
             "lr": settings.learning_rate,
             "lr_warmup_steps": settings.warmup_steps,
@@ -203,6 +211,10 @@ def _fsdp(on_cpu: bool, seed: int) -> dict[str, Any]:
         fsdp["mixed_precision"] = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
         fsdp["reshard_after_forward"] = False  # there is one process: nothing is saved by gathering weights twice
     return fsdp
+
+
+def _offload(settings: RlvrSettings) -> dict[str, bool]:
+    return {"param_offload": settings.offload, "optimizer_offload": settings.offload}
 
 
 def _rollout(ctx: StageContext, settings: RlvrSettings, micro_batch: int) -> dict[str, Any]:
