@@ -2,9 +2,11 @@
 
     counts = convert(Path("rl_training_data_filtered_2k.parquet"), Path("pools"), "rlvr")
 
-Columns read, as the paper's data sets have them: `prompt` (chat turns, one `<image>` in the text per image), `images`
-(bytes, or a path beside the file), `reward_model.ground_truth` or `answer`, and where there are any `teacher_caption`
-with `teacher_cot`, or `teacher_response`, which become the demonstration. A file is read in parts, never held whole.
+Columns read, as the paper's data sets have them: `prompt` (chat turns, in the user's text one `<image>` per image or
+none; images are shown before the text), `images` (bytes, a path beside the file, or a struct of either),
+`reward_model.ground_truth` with other accepted answers in `reward_model.equivalent_answers`, or `answer`, and where
+there are any `teacher_caption` with `teacher_cot`, or `teacher_response`, which become the demonstration. A file is
+read in parts, never held whole.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from integrations.common.image_tokens import image_size, shape_problem
 from integrations.common.response import parse
-from integrations.common.rows import Row
+from integrations.common.rows import RESERVED, Row
 from integrations.errors import BadInput
 
 BATCH = 64
@@ -25,6 +28,7 @@ BATCH = 64
 PLACEHOLDER = "<image>"
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
 SHOWN = 5
+_NO_ANSWER = "__EMPTY__"
 
 
 def convert(source: Path, folder: Path, pool: str) -> dict[str, int]:
@@ -50,10 +54,11 @@ def convert(source: Path, folder: Path, pool: str) -> dict[str, int]:
                 write_picture(folder / name, data)
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
             rows, demonstrations = rows + 1, demonstrations + (row["response"] is not None)
-    if problems:
+    if problems or not rows:
         partial.unlink()
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise BadInput(f"{source}: {'; '.join(problems[:SHOWN])}{more}", "correct these rows or take them out")
+        told = "; ".join(problems[:SHOWN]) + more if problems else "it has no rows"
+        raise BadInput(f"{source}: {told}", "correct these rows, which are counted from 0, or take them out")
     partial.replace(folder / f"{pool}.jsonl")
     return {"rows": rows, "demonstrations": demonstrations}
 
@@ -64,47 +69,49 @@ def _records(source: Path) -> Iterator[dict[str, Any]]:
 
     try:
         table = pq.ParquetFile(source)
+        names = set(table.schema_arrow.names)
+        if "prompt" not in names or not names & {"reward_model", "answer"}:
+            have = ", ".join(sorted(names)) or "none"
+            raise BadInput(
+                f"{source} lacks `prompt`, or `reward_model` and `answer` both (its columns: {have})",
+                "give a parquet file with chat prompts and reference answers",
+            )
+        wanted = names & {
+            *("id", "prompt", "images", "reward_model", "answer", "data_source"),
+            *("teacher_caption", "teacher_cot", "teacher_response"),
+        }
+        for batch in table.iter_batches(BATCH, columns=sorted(wanted)):
+            yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise BadInput(f"cannot read {source}: {str(error).splitlines()[0]}", "fetch the file again") from error
-    names = set(table.schema_arrow.names)
-    if "prompt" not in names or not names & {"reward_model", "answer"}:
-        have = ", ".join(sorted(names)) or "none"
-        raise BadInput(
-            f"{source} lacks `prompt`, or `reward_model` and `answer` both (its columns: {have})",
-            "give a parquet file with chat prompts and reference answers",
-        )
-    wanted = names & {
-        *("id", "prompt", "images", "reward_model", "answer", "data_source"),
-        *("teacher_caption", "teacher_cot", "teacher_response"),
-    }
-    for batch in table.iter_batches(BATCH, columns=sorted(wanted)):
-        yield from batch.to_pylist()
 
 
 def _row(record: Mapping[str, Any], number: int, source: Path, pool: str) -> tuple[Row, dict[str, bytes], str]:
-    """The record as a row, its images by the names the row has for them, and what is wrong with it."""
-    system, prompt, problem = turns_of(record.get("prompt"))
-    images, unread = pictures_of(record.get("images") or [], source)
-    answer = (record.get("reward_model") or {}).get("ground_truth") or record.get("answer")
-    if not problem and unread:
-        problem = unread
-    if not problem and prompt.count(PLACEHOLDER) not in (0, len(images)):
-        problem = f"{prompt.count(PLACEHOLDER)} times `{PLACEHOLDER}` for {len(images)} images"
-    if not problem and not str(answer or "").strip():
-        problem = "no reference answer"
+    """The record as a row, its images by the names the row has for them, and what is wrong with it, by column."""
+    system, prompt, wrong = turns_of(record.get("prompt"))
+    images, wrong_image = pictures_of(record.get("images") or [], source)
+    answer, wrong_answer = answer_of(record)
     response = _demonstration(record)
-    if not problem and response is not None and parse(response) is None:
-        problem = "the demonstration has not the blocks caption, think and answer"
+    text = prompt.replace(PLACEHOLDER, "").strip()
+    asked = prompt.count(PLACEHOLDER)
+    if not wrong and asked not in (0, len(images)) and not wrong_image:
+        wrong = f"`prompt` has {asked} times `{PLACEHOLDER}` for {len(images)} images"
+    wrong = wrong or _wrong_text(system, text)
+    if not wrong and (wrong_image := wrong_image or _wrong_picture(images)):
+        wrong = f"`images`: {wrong_image}"
+    wrong = wrong or wrong_answer
+    if not wrong and response is not None and parse(response) is None:
+        wrong = "`teacher_caption`, `teacher_cot`: the demonstration has not the blocks caption, think and answer"
     row = {
         "id": str(record.get("id") or f"{pool}-{number:06d}"),
         "images": [*images],
         "system": system,
-        "prompt": prompt.replace(PLACEHOLDER, "").strip(),
+        "prompt": text,
         "response": response,
-        "answer": str(answer or "").strip(),
+        "answer": answer,
         "source": str(record.get("data_source") or pool),
     }
-    return row, images, problem
+    return row, images, wrong
 
 
 def turns_of(turns: Any) -> tuple[str | None, str, str]:
@@ -114,14 +121,61 @@ def turns_of(turns: Any) -> tuple[str | None, str, str]:
     if not isinstance(turns, Sequence) or not all(isinstance(turn, Mapping) for turn in turns):
         return None, "", "`prompt` is no list of chat turns"
     texts = {str(turn.get("role")): turn.get("content") for turn in turns}
-    if len(texts) != len(turns) or not {*texts} <= {"system", "user"} or not isinstance(texts.get("user"), str):
+    if len(texts) != len(turns) or not {*texts} <= {"system", "user"} or "user" not in texts:
         return None, "", f"`prompt` has the turns {[str(turn.get('role')) for turn in turns]}, not one user turn"
-    system = texts.get("system")
-    return (str(system) if system else None), str(texts["user"]), ""
+    for role, text in texts.items():
+        if not isinstance(text, str) and (role == "user" or text is not None):
+            return None, "", f"`prompt`: the {role} turn's content is no text"
+    return texts.get("system") or None, texts["user"], ""
 
 
-def pictures_of(images: Sequence[Any], source: Path) -> tuple[dict[str, bytes], str]:
+def answer_of(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The reference answer, and what is wrong with it or nothing.
+
+    Several accepted answers (`reward_model.equivalent_answers`) become one text that is a JSON list of texts, which is
+    how the reward reads them. One that holds `__EMPTY__` is a place without an answer in the published files.
+    """
+    given = record.get("reward_model")
+    if given is not None and not isinstance(given, Mapping):
+        return "", "`reward_model` is no struct with `ground_truth`"
+    given = given or {}
+    truth = given.get("ground_truth")
+    truth = record.get("answer") if truth is None or not str(truth).strip() else truth
+    others = given.get("equivalent_answers") or []
+    answers = [truth, *(others if isinstance(others, list) else [others])]
+    if not all(isinstance(answer, str | int | float | None) for answer in answers):
+        return "", "`reward_model`: an answer is neither text nor a number"
+    texts = ["" if answer is None else str(answer).strip() for answer in answers]
+    if not texts[0]:
+        return "", "no reference answer in `reward_model.ground_truth` or `answer`"
+    accepted = list(dict.fromkeys(text for text in texts if text and _NO_ANSWER not in text))
+    return (json.dumps(accepted, ensure_ascii=False) if len(accepted) > 1 else texts[0]), ""
+
+
+def _wrong_text(system: str | None, prompt: str) -> str:
+    """What is wrong with a prompt's own words: none, or text that an engine would take for something else."""
+    if not prompt:
+        return "`prompt` has no text"
+    found = next((text for text in RESERVED if text in prompt or text in (system or "")), None)
+    return f"`prompt` contains {found}" if found else ""
+
+
+def _wrong_picture(images: Mapping[str, bytes]) -> str:
+    """Why one of a row's images cannot be used, as its header tells, or nothing."""
+    for place, data in enumerate(images.values()):
+        try:
+            problem = shape_problem(*image_size(data))
+        except BadInput as error:
+            problem = f"cannot be read ({error.problem})"
+        if problem:
+            return f"image {place} {problem}"
+    return ""
+
+
+def pictures_of(images: Any, source: Path) -> tuple[dict[str, bytes], str]:
     """Bytes of a row's images by the names they get as files (of their content), and what is wrong, or nothing."""
+    if not isinstance(images, list):
+        return {}, "is no list"
     found: dict[str, bytes] = {}
     for place, image in enumerate(images):
         data = image.get("bytes") if isinstance(image, Mapping) else image

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from integrations.common.parquet_rows import PLACEHOLDER, pictures_of, turns_of
+from integrations.common.parquet_rows import PLACEHOLDER, answer_of, pictures_of, turns_of
 from integrations.common.response import parse
 from integrations.common.rows import REQUIRED, Row
 from integrations.errors import BadInput
@@ -161,8 +161,10 @@ def _chat(record: dict[str, Any], number: int, path: Path) -> Item:
     response = f"{caption}\n{reasoning}" if caption and reasoning else record.get("teacher_response")
     if bool(caption) != bool(reasoning):
         item.problems.append(("teacher_cot" if caption else "teacher_caption", "is missing or empty"))
-    answer = (record.get("reward_model") or {}).get("ground_truth") or record.get("answer")
-    item.row |= {"system": system, "prompt": prompt, "response": response, "answer": str(answer or "")}
+    answer, wrong = answer_of(record)
+    if wrong and not wrong.startswith("no "):  # what is missing, the schema says of the row
+        item.problems.append(("reward_model", wrong))
+    item.row |= {"system": system, "prompt": prompt, "response": response, "answer": answer}
     item.row["source"] = str(record.get("data_source") or path.stem)
     _take_images(item, record.get("images") or [], path)
     return item

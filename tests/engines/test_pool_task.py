@@ -23,6 +23,8 @@ CASES = {
     "another way to write it": (r"\frac{1}{2}", FORM.format("0.5"), True, True),
     "wrong": ("42", FORM.format("41"), False, True),
     "no form": ("42", "42", False, False),
+    "another accepted answer": ('["1/2", "half"]', FORM.format("half"), True, True),
+    "none of the accepted": ('["1/2", "half"]', FORM.format("1/3"), False, True),
     "a letter": ("B", FORM.format("(B)"), True, True),
 }
 
