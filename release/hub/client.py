@@ -125,19 +125,20 @@ def connect() -> Hub:
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import huggingface_hub
+    from huggingface_hub import constants, errors
     from huggingface_hub.utils import disable_progress_bars
     from huggingface_hub.utils import logging as hub_logging
 
     patience = Patience.from_environment()
-    endpoint = (os.environ.get("HF_ENDPOINT") or huggingface_hub.constants.ENDPOINT).rstrip("/")
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
+    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    if constants.HF_HUB_OFFLINE:
         raise BadInput("HF_HUB_OFFLINE forbids talking to the Hub.", "Unset HF_HUB_OFFLINE and run again.")
     hub_logging.set_verbosity_error()  # its warnings carry addresses with signatures; ours say what happened
     disable_progress_bars()
     huggingface_hub.set_client_factory(lambda: _session(patience))
     try:
         token = huggingface_hub.get_token()
-    except (huggingface_hub.errors.OIDCError, huggingface_hub.errors.HTTPError, OSError):
+    except (errors.OIDCError, errors.HTTPError, OSError):
         raise HubFailed("The token's provider gave none.", "Set HF_TOKEN, or run `hf auth login`.") from None
     api = huggingface_hub.HfApi(endpoint=endpoint, token=token or False, library_name="prism-suite")
     return Hub(api, endpoint, token is not None, patience)

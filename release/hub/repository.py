@@ -90,16 +90,15 @@ class Repository:
         """The manifest of the release that is there; None without one, or with one that says nothing usable."""
         with tempfile.TemporaryDirectory() as folder:
             try:
-                self._ask(
-                    "read the manifest of",
-                    "hf_hub_download",
-                    filename=manifests.NAME,
-                    local_dir=folder,
-                    revision=revision,
-                )
+                self.download(manifests.NAME, revision, Path(folder))
                 return manifests.read(Path(folder))
             except BadInput:
                 return None
+
+    def download(self, path: str, revision: str, folder: Path, anew: bool = False) -> None:
+        """Put one file below a folder, at its path; `anew`, even where it is there already."""
+        arguments = {"filename": path, "revision": revision, "local_dir": folder, "force_download": anew}
+        self._ask(f"download {path} of", "hf_hub_download", **arguments)
 
     def create(self) -> None:
         """Make it, private; nothing happens where it exists."""

@@ -55,7 +55,7 @@ def send(
     batches = [[path] for path in large] + [[path for path in paths if path not in large]]
     for number, batch in enumerate(filter(None, batches), 1):
         if len(batch) == 1 and batch[0] in large:
-            tell(f"Uploading {batch[0]} ({number} of {len(large)}, {_readable(release.files[batch[0]].size)})")
+            tell(f"Uploading {batch[0]} ({number} of {len(large)}, {readable(release.files[batch[0]].size)})")
         else:
             tell(f"Uploading {len(batch)} small file{'s' if len(batch) > 1 else ''}")
         repository.hub.ask(
@@ -143,7 +143,7 @@ def find(repository: Repository, release: Manifest, pull_request: bool) -> Commi
     return None
 
 
-def _readable(size: int) -> str:
+def readable(size: int) -> str:
     """Bytes for people."""
     amount = float(size)
     for unit in ("B", "kB", "MB"):
