@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 _TAG = r"</?(?:caption|think|answer)>"
-_INSIDE = rf"((?:(?!{_TAG}).)*)"
+_INSIDE = rf"([^<]*(?:(?!{_TAG})<[^<]*)*)"  # anything without a tag; ten times as fast as asking at every letter
 _FORM = re.compile(
     rf"\s*<caption>{_INSIDE}</caption>\s*<think>{_INSIDE}</think>\s*<answer>{_INSIDE}</answer>\s*", re.DOTALL
 )
