@@ -22,7 +22,7 @@ def canary_difference(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> 
 
     Raises nothing: a canary of another prompt or without numbers differs.
     """
-    for name in ("prompt", "response", "dtype"):
+    for name in ("prompt", "response", "image", "dtype"):
         if recorded.get(name) != found.get(name):
             return f"the recorded {name} is {shown(recorded.get(name))}, the one asked is {shown(found.get(name))}"
     numbers: list[Any] = [recorded.get("log_probability"), found.get("log_probability"), recorded.get("tolerance")]

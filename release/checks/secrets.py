@@ -116,6 +116,8 @@ HOSTS = (
     re.compile(r"(?i)(?<![\w:])f(?:[cd][0-9a-f]{2}|e80):(?::[0-9a-f]{1,4}|[0-9a-f]{1,4}:){2,}[0-9a-f:]*"),
 )
 _MAIL = re.compile(r"[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}\b", re.ASCII)
+_PASSWORD = re.compile(r"://[^/\s]{0,64}:$")
+"""Before what looks like an address of mail and is a password with its host."""
 _MAIL_OF_NOBODY = re.compile(r"(?i)^git@|^(?:no-?reply|user|you|name)@|@(?:[\w-]+\.)*example\.(?:com|org|net)$")
 
 
@@ -198,6 +200,8 @@ def mail_lines(text: str) -> Iterator[tuple[str, int]]:
     while at >= 0:
         start = max(0, at - 65)
         for match in _MAIL.finditer(text, start, at + 260):
-            if match.start() < at < match.end() and not _MAIL_OF_NOBODY.search(match[0]):
+            before = text[max(0, match.start() - 80) : match.start()]
+            of_nobody = _MAIL_OF_NOBODY.search(match[0]) or _PASSWORD.search(before)
+            if match.start() < at < match.end() and not of_nobody:
                 yield "an e-mail address", text.count("\n", 0, at) + 1
         at = text.find("@", at + 1)

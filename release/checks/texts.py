@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from release.checks import secrets
@@ -13,6 +14,8 @@ from release.checks.view import TEXT_LIMIT, Check, Found, View
 VOCABULARIES = {"tokenizer.json", "vocab.json", "merges.txt"}
 _WORD = 24
 """Longest entry of a vocabulary, characters, that is taken for a word."""
+_MOST = 1000
+"""Places of one kind that are counted in a text."""
 
 Lines = Callable[[str], Iterator[tuple[str, int]]]
 
@@ -65,7 +68,7 @@ def _places(view: View, *kinds: tuple[Lines, bool]) -> Found:
         prose = _prose(view, path, text)
         for lines, everywhere in kinds:
             for spelling in secrets.spellings(text if everywhere else prose):
-                for what, line in lines(spelling):
+                for what, line in islice(lines(spelling), _MOST):
                     found.setdefault(what, set()).add(line)
         for what, numbers in found.items():
             more = f" and in {len(numbers) - 1} more" if len(numbers) > 1 else ""
