@@ -47,6 +47,8 @@ HELP = """\
 │          response.                                                           │
 │ plan     Say what each stage of a recipe needs: memory, time, disk, and what │
 │          makes it fit.                                                       │
+│ release  Publish checked models with their cards on the Hugging Face Hub,    │
+│          and verify what is there.                                           │
 ╰──────────────────────────────────────────────────────────────────────────────╯
 ╭─ Look at what there is ──────────────────────────────────────────────────────╮
 │ recipe   List, show and check recipes.                                       │

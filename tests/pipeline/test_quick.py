@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from engine_stage import run_inside
+from loopback import hub
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(3600)]
 
@@ -165,3 +166,36 @@ def test_each_engines_result_is_the_same_model_in_every_environment(
             real = here[f"mask-{number}"].astype(bool)
             logits, others = here[f"logits-{number}"][real], there[f"logits-{number}"][real]
             np.testing.assert_allclose(others, logits, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def published(run, tmp_path_factory):
+    """The run's last policy, released twice to a Hub on this machine: both answers, and the Hub's address."""
+    with hub(tmp_path_factory.mktemp("hub")) as server:
+
+        def call(*words):
+            command = [sys.executable, "-m", "prism_cli", "release", *words, "--json"]
+            env = {**os.environ, **server.env()}
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=env)
+            return done.returncode, json.loads(done.stdout)
+
+        where = ["--repo", "prism-vlm/digits-quick", "--runs-dir", str(run.parent), "--run", run.name]
+        first, second = call(*where), call(*where)
+        verified = call("verify", "--repo", "prism-vlm/digits-quick", "--revision", "v1.0")
+        yield first, second, verified, server.repo("prism-vlm/digits-quick")
+
+
+def test_the_last_policy_is_released_and_verified(published):
+    (code, told), _, (verified_code, verified), repo = published
+    assert (code, told["published"], verified_code, verified["verified"]) == (0, True, 0, True)
+    (release,) = told["releases"]
+    assert release["findings"] == verified["findings"] == []
+    assert repo.tags["v1.0"] == release["commit"] == repo.heads["main"]
+    assert repo.private
+
+
+def test_releasing_it_again_changes_nothing(published):
+    (_, first), (code, second), _, repo = published
+    assert code == 0
+    assert second["releases"][0]["commit"] == first["releases"][0]["commit"]
+    assert len(repo.history("main")) == 2  # the Hub's own first one, and the release
