@@ -88,26 +88,9 @@ def plan(
 
 
 def _gpus(spec: str | None, nodes: int | None) -> Gpus:
-    from prism_cli.planning.gpus import from_names, parse
+    from prism_cli.planning.gpus import parse, this_machine
 
-    if spec is not None:
-        return parse(spec, nodes)
-    from dataclasses import replace
-
-    from prism_cli.pipeline.lineage import gpu_names
-
-    found = from_names(*_of_this_machine(gpu_names()))
-    return replace(found, nodes=nodes or 1)
-
-
-def _of_this_machine(names: tuple[str, ...]) -> tuple[list[str], float]:
-    import subprocess
-
-    if not names:
-        return [], 0.0
-    asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    told = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=False).stdout.split()
-    return [*names], min((float(word) for word in told), default=0.0) / 1024
+    return this_machine(nodes or 1) if spec is None else parse(spec, nodes)
 
 
 def _options(recipe: str | None, profile: str | None, algorithm: str | None, changes: list[str]) -> list[str]:

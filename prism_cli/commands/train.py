@@ -12,6 +12,8 @@ import typer
 if TYPE_CHECKING:
     from integrations.contract import Machine
     from prism_cli.pipeline.plan import Plan
+    from prism_cli.planning.gpus import Gpus
+    from prism_cli.planning.terms import StagePlan
     from prism_cli.recipes.load import Resolved
     from prism_cli.runs.store import RunStore
     from prism_cli.ui.view import View
@@ -92,7 +94,7 @@ def train(
     Exit codes: 0 done, 1 a stage failed, 2 bad input, 3 the run is in use, 130 interrupted.
     """
     from prism_cli.pipeline.plan import make_plan, select
-    from prism_cli.pipeline.preview import preview
+    from prism_cli.pipeline.preview import needs, preview
     from prism_cli.pipeline.tracking import heard
     from prism_cli.recipes.load import load
     from prism_cli.runs.store import RunStore
@@ -127,7 +129,8 @@ def train(
     finally:
         view.close()
     if dry_run:
-        _print_plan(store, steps, seed, json_)
+        found = needs(resolved.recipe, plan, resolved.recipe.machine.nodes)
+        _print_plan(store, steps, seed, json_, found)
     else:
         _report(store, json_)
 
@@ -186,11 +189,19 @@ def _machine(resolved: Resolved) -> Machine:
     )
 
 
-def _print_plan(store: RunStore, steps: list[dict[str, Any]], seed: int, as_json: bool) -> None:
+def _print_plan(
+    store: RunStore,
+    steps: list[dict[str, Any]],
+    seed: int,
+    as_json: bool,
+    found: tuple[list[StagePlan], Gpus] | str,
+) -> None:
     from prism_cli.pipeline.preview import shown_path
+    from prism_cli.planning.show import print_plan
 
     if as_json:
-        typer.echo(json.dumps({"run": store.name, "seed": seed, "plan": steps}, indent=2))
+        stages = [] if isinstance(found, str) else [stage.to_json() for stage in found[0]]
+        typer.echo(json.dumps({"run": store.name, "seed": seed, "plan": steps, "stages": stages}, indent=2))
         return
     for step in steps:
         after = ", ".join(step["parents"].values())
@@ -198,6 +209,10 @@ def _print_plan(store: RunStore, steps: list[dict[str, Any]], seed: int, as_json
         typer.echo(f"{step['stage']}: {step['status']}, {step['engine']}{size}{f', from {after}' if after else ''}")
         for line in [*([step["asked"]] if "asked" in step else []), *step["commands"], *step["files"]]:
             typer.echo(f"    {line.replace(str(store.root), 'RUN')}")
+    if isinstance(found, str):
+        typer.echo(found)
+    else:
+        print_plan(*found)
     typer.echo(f"\nRUN is {shown_path(store.root)}. Nothing was trained.")
     if any(step["files"] for step in steps):
         typer.echo(f"What each stage would be given is in {shown_path(store.root / 'plan')}.")

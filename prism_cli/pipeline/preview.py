@@ -16,11 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from integrations.contract import Launch, Machine, StageContext
+from integrations.errors import BadInput
 from integrations.lmms_eval import adapter as harness
 from prism_cli.evaluation.models import Model
 from prism_cli.evaluation.run import evaluator_of
 from prism_cli.pipeline.adapters import adapter_for
 from prism_cli.pipeline.plan import DATA, MODEL, Node, Plan
+from prism_cli.planning.assumptions import Assumptions
+from prism_cli.planning.gpus import Gpus, this_machine
+from prism_cli.planning.plan import make
+from prism_cli.planning.terms import StagePlan
 from prism_cli.runs.store import RunStore
 from prism_cli.ui.view import QuietView
 
@@ -43,6 +48,15 @@ def preview(
         make(plan.with_requirements([MODEL]))
     ready = store.stage(DATA).done() is not None and store.stage(MODEL).done() is not None
     return [_step(store, node, seed, machine, ready) for node in plan.nodes.values()]
+
+
+def needs(recipe: Any, plan: Plan, nodes: int) -> tuple[list[StagePlan], Gpus] | str:
+    """What the plan's stages need on this machine's GPUs, as `prism plan` says it; or why that is not known."""
+    try:
+        gpus = this_machine(nodes)
+        return make(recipe, gpus, Assumptions(), graph=plan), gpus
+    except BadInput as error:
+        return f"what the stages need is not known: {error.problem}"
 
 
 def _step(store: RunStore, node: Node, seed: int, machine: Machine, ready: bool) -> dict[str, Any]:

@@ -331,7 +331,7 @@ def _host(job: Job, players: tuple[Player, ...]) -> dict[str, float]:
     }
     if settings.precision.moments == "offload":
         found["optimizer's moments"] = 8.0 * sum(player.trained for player in players)
-    if settings.rollout.engine == "vllm" and settings.rollout.sleep:
+    if settings.rollout.engine == "vllm" and settings.rollout.sleep and job.device == "cuda":
         found["rollout engine asleep"] = many * 2.0 * job.model.parameters
     return found
 

@@ -6,7 +6,8 @@ A specification is `8xH100-80GB`, `1xH200-141GB`, or over nodes `2x8xH100-80GB`;
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import subprocess
+from dataclasses import dataclass, replace
 
 from integrations.errors import BadInput
 
@@ -117,6 +118,22 @@ def from_names(names: list[str], gib: float) -> Gpus:
     if not fitting:
         raise BadInput(f"this machine's GPU `{names[0]}` with {gib:.0f} GiB is not among those known", _ASK)
     return Gpus(fitting[0], len(names))
+
+
+def this_machine(nodes: int = 1) -> Gpus:
+    """The GPUs here, on each of so many nodes.
+
+    Raises:
+        BadInput: they are of several kinds, or of none that is known.
+    """
+    from prism_cli.pipeline.lineage import gpu_names
+
+    names = gpu_names()
+    if not names:
+        return NONE
+    asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    told = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=False).stdout.split()
+    return replace(from_names([*names], min(map(float, told), default=0.0) / 1024), nodes=nodes)
 
 
 _ASK = "name the GPUs to plan for with --gpus, e.g. --gpus 8xH100-80GB"

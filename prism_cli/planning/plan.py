@@ -201,10 +201,10 @@ def _rows(world: Any, pool: str, assumed: Assumptions) -> int:
 
 def _stage(job: Job, node: Node) -> StagePlan:
     planner = _PLANNERS[node.kind]
-    limit = job.gpus.card.gib if job.gpus.per_node else 0.0
-    return StagePlan(
-        node.name, node.kind, job.steps, planner.phases(job), planner.disk(job), limit, problems=planner.problems(job)
-    )
+    limit, phases = job.gpus.card.gib, planner.phases(job)
+    if not job.gpus.per_node:  # what a GPU would hold is in main memory
+        phases = tuple(replace(phase, gpu={}, host={**phase.host, **phase.gpu}) for phase in phases)
+    return StagePlan(node.name, node.kind, job.steps, phases, planner.disk(job), limit, problems=planner.problems(job))
 
 
 def _peak(kind: str, job: Job) -> float:
