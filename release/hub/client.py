@@ -150,9 +150,14 @@ def _session(patience: Patience) -> Any:
 
     http = importlib.import_module(HTTPError.__module__.partition(".")[0])
     limits = http.Timeout(patience.timeout, connect=min(CONNECT_SECONDS, patience.timeout))
-    return http.Client(
-        timeout=limits, follow_redirects=True, event_hooks={"response": [lambda answer: _bounded(answer, patience)]}
-    )
+
+    def limit(request: Any) -> None:
+        """Listings and look-ups ask for no timeout at all, which goes before the client's own."""
+        if request.extensions.get("timeout", {}).get("read") is None:
+            request.extensions["timeout"] = limits.as_dict()
+
+    hooks = {"request": [limit], "response": [lambda answer: _bounded(answer, patience)]}
+    return http.Client(timeout=limits, follow_redirects=True, event_hooks=hooks)
 
 
 def _bounded(answer: Any, patience: Patience) -> None:

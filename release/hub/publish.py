@@ -81,6 +81,8 @@ class _State:
     """Commit that holds the release: the tag's, or else the head."""
     tagged: bool
     """The tag is on that commit."""
+    refusal: BadInput | None
+    """Why nothing may be published here."""
 
 
 def publish(
@@ -120,12 +122,12 @@ def publish(
         state = look(repository, release, target)
         if state is None:
             raise HubFailed(f"{target.repo} was created but does not show.", "Run the same command again in a minute.")
+    if state.refusal is not None:
+        raise state.refusal
     if target.create_pr:
         return _pull_request(repository, folder, release, target, state, journal, tell)
     done = state.released
     if done is None:
-        if state.public and not target.public:
-            raise _is_public(target.repo)
         done = _upload(repository, folder, release, target, state, journal, tell).oid
     else:
         tell(f"{target.repo} holds this release already, in commit {done[:12]}")
@@ -154,10 +156,9 @@ def preview(folder: Path, manifest: Manifest, target: Target) -> Preview:
             elif step == "state":
                 state = look(repository, release, target)
                 exists = state is not None
+                problems += [state.refusal.problem] if state and state.refusal else []
         except PrismError as error:
             problems.append(error.problem)
-    if state and state.public and state.released is None and not target.public and not target.create_pr:
-        problems.append(_is_public(target.repo).problem)
     difference = state.difference if state else compare(release, {})
     return Preview(
         target.repo,
@@ -213,27 +214,34 @@ def check_rights(hub: Hub, target: Target) -> None:
 
 
 def look(repository: Repository, release: Manifest, target: Target) -> _State | None:
-    """What the Hub has; None where the repository is not there.
-
-    Raises:
-        BadInput: the tag names something else, or differs from one that exists only in case.
-    """
+    """What the Hub has; None where the repository is not there."""
     info = repository.info()
     if info is None:
         return None
     head = str(info.sha)
     remote = repository.files(head)
     difference = compare(release, remote, _earlier(repository, remote, head))
-    released, tagged = (head if difference.equal else None), None
+    state = _State(not info.private, head, difference, head if difference.equal else None, False, None)
     if target.tag is not None and not target.create_pr:
-        tags = repository.tags()
-        names.not_a_twin(target.tag, tags, f"tag of {target.repo}")
-        tagged = tags.get(target.tag)
-        if tagged is not None and tagged != released:
-            if not compare(release, repository.files(tagged)).equal:
-                raise tag_is_taken(target.repo, target.tag, tagged)
-            released = tagged
-    return _State(not info.private, head, difference, released, tagged is not None)
+        state = _with_tag(repository, release, target.tag, state)
+    if state.refusal is None and state.released is None and state.public and not target.public and not target.create_pr:
+        state = replace(state, refusal=_is_public(target.repo))
+    return state
+
+
+def _with_tag(repository: Repository, release: Manifest, tag: str, state: _State) -> _State:
+    """What is known when the tag is looked at too: it may be free, on the release, or on something else."""
+    tags = repository.tags()
+    try:
+        names.not_a_twin(tag, tags, f"tag of {repository.name}")
+    except BadInput as error:
+        return replace(state, refusal=error)
+    commit = tags.get(tag)
+    if commit is None:
+        return state
+    if commit == state.released or compare(release, repository.files(commit)).equal:
+        return replace(state, released=commit, tagged=True)
+    return replace(state, refusal=tag_is_taken(repository.name, tag, commit))
 
 
 def _earlier(repository: Repository, remote: Files, head: str) -> Manifest | None:

@@ -8,6 +8,7 @@ release, and only a head that has not moved allows another try.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from integrations.errors import BadInput
 from release.hub.comparison import Comparison, compare
-from release.hub.failures import AGAIN, HubFailed
+from release.hub.failures import AGAIN, HubFailed, clean
 from release.hub.repository import Repository
 from release.manifest import Manifest
 
@@ -98,18 +99,22 @@ def commit(
     changes = [*operations, *(CommitOperationDelete(path) for path in difference.delete)]
     for pause in repository.hub.pauses():
         try:
-            made = repository.hub.once(
-                f"commit to {repository.name}",
-                lambda: repository.hub.api.create_commit(
-                    repository.name,
-                    changes,
-                    commit_message=message,
-                    repo_type=repository.kind,
-                    revision="main",
-                    parent_commit=parent,
-                    create_pr=create_pr,
-                ),
-            )
+            with warnings.catch_warnings(record=True) as said:
+                made = repository.hub.once(
+                    f"commit to {repository.name}",
+                    lambda: repository.hub.api.create_commit(
+                        repository.name,
+                        changes,
+                        commit_message=message,
+                        repo_type=repository.kind,
+                        revision="main",
+                        parent_commit=parent,
+                        create_pr=create_pr,
+                    ),
+                )
+            for warning in said:
+                if issubclass(warning.category, UserWarning):
+                    tell(clean(warning.message))
             return Commit(made.oid, made.pr_url)
         except HubFailed as error:
             landed = find(repository, release, create_pr)
