@@ -24,7 +24,7 @@ from integrations.common.jsonl import JsonlTail
 from integrations.contract import Launch, Progress, StageContext, StageResult
 from integrations.errors import BadInput, StageFailed
 from integrations.verl.adapters import merged, merging, weights
-from integrations.verl.check_prompts import LENGTHS, told
+from integrations.verl.check_prompts import CHECKED, told
 from integrations.verl.configuration import (
     CHECKPOINTS_KEPT,
     METRICS,
@@ -231,14 +231,14 @@ class _Follower:
         self.tail = JsonlTail(ctx.attempt_dir / METRICS)
         self.total = total
         self.ctx = ctx
-        self.lengths_told = False
+        self.prompts_told = False
         self.health = Health()
         self.tokens = {
             step: _tokens(row) for step, row in read_metrics(ctx.stage_dir, before=ctx.attempt_dir.name).items()
         }
 
     def poll(self) -> Sequence[Progress]:
-        news = self._lengths()
+        news = self._about_prompts()
         for line in self.tail.poll():
             step, row = line["step"], line["data"]
             self.tokens[step] = _tokens(row)
@@ -248,14 +248,14 @@ class _Follower:
             news.append(Progress(step, self.total, shown, spent, alarms=alarms))
         return news
 
-    def _lengths(self) -> list[Progress]:
-        """Once, before the first step: the prompts that are too long, if there are any."""
-        lengths = None if self.lengths_told else read_json(self.ctx.attempt_dir / LENGTHS)
-        self.lengths_told = self.lengths_told or lengths is not None
-        if not lengths or not lengths["over"]:
+    def _about_prompts(self) -> list[Progress]:
+        """Once, before the first step: what was found wrong with prompts, if anything was."""
+        checked = None if self.prompts_told else read_json(self.ctx.attempt_dir / CHECKED)
+        if checked is None:
             return []
-        limit = self.ctx.settings.max_prompt_length
-        return [Progress(0, self.total, alarms=[told(lengths["over"], lengths["prompts"], limit)])]
+        self.prompts_told = True
+        alarms = told(checked, self.ctx.settings.max_prompt_length)
+        return [Progress(0, self.total, alarms=alarms)] if alarms else []
 
 
 def read_metrics(stage_dir: Path, before: str | None = None) -> dict[int, dict[str, Any]]:
@@ -368,8 +368,8 @@ def _prompts_kept(ctx: StageContext, given: int) -> tuple[int, list[str]]:
         log = attempt / "engine.log"
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
         if found := re.search(r"filter dataset len: (\d+)", text):
-            lengths = read_json(attempt / LENGTHS) or {"over": []}
-            return int(found.group(1)), [str(prompt["id"]) for prompt in lengths["over"]]
+            checked = read_json(attempt / CHECKED) or {"over": []}
+            return int(found.group(1)), [str(prompt["id"]) for prompt in checked["over"]]
     return given, []
 
 

@@ -65,7 +65,10 @@ def _data(ctx: StageContext, longest: int) -> dict[str, Any]:
     return {
         "train_files": prompts,
         "val_files": prompts,
+        # Nothing is validated, but verl wants the data: one prompt, which may be too long and left out. Without a batch
+        # size it would take the number of those left for one, and 0 is none.
         "val_max_samples": 1,
+        "val_batch_size": 1,
         "train_batch_size": settings.prompts_per_step,
         "max_prompt_length": settings.max_prompt_length,
         "max_response_length": settings.max_response_length,

@@ -14,7 +14,7 @@ from PIL import Image
 from integrations.common.image_tokens import image_policy, visual_tokens
 from integrations.llamafactory.adapter import SftAdapter
 from integrations.verl.adapter import RlvrAdapter
-from integrations.verl.check_prompts import LENGTHS
+from integrations.verl.check_prompts import CHECKED
 from integrations.verl.settings import RlvrSettings
 from prism_cli.engines.environments import Environment
 
@@ -84,7 +84,7 @@ def test_one_policy_gives_the_same_tokens_in_every_engine(
     assert lengths[1:] == lengths[:1] * 3, "the whole prompts are as long, too"
 
     run_launch(check, verl_env, rlvr.attempt_dir)
-    told = json.loads((rlvr.attempt_dir / LENGTHS).read_text())
+    told = json.loads((rlvr.attempt_dir / CHECKED).read_text())
     over = [{"id": name, "tokens": length} for name, length in lengths[0].items() if length > 50]
-    assert told == {"prompts": 6, "longest": max(lengths[0].values()), "over": over}
+    assert told == {"prompts": 6, "longest": max(lengths[0].values()), "over": over, "transparent": []}
     assert 0 < len(over) < 4

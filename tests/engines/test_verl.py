@@ -19,6 +19,7 @@ from integrations.common.files import hash_folder
 from integrations.contract import Progress, StageContext, StageResult
 from integrations.errors import StageFailed
 from integrations.verl.adapter import METRICS, RlvrAdapter, read_metrics
+from integrations.verl.check_prompts import CHECKED
 from integrations.verl.configuration import ray_folder
 from integrations.verl.prompts import LOOKED_AT
 from integrations.verl.settings import RlvrSettings
@@ -178,7 +179,7 @@ def test_nothing_is_left_outside_the_stage(resumed: Resumed) -> None:
     for ctx in (resumed.first, resumed.ctx):
         assert not ray_folder(ctx).exists()
         left = {path.name for path in ctx.attempt_dir.iterdir()}
-        assert left <= {"rlvr.yaml", LOOKED_AT, METRICS, "engine.log", "import"}
+        assert left <= {"rlvr.yaml", LOOKED_AT, CHECKED, METRICS, "engine.log", "import"}
 
 
 def test_a_finished_stage_is_not_run_again(resumed: Resumed, small_world: World, half_trained: Path) -> None:

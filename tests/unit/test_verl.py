@@ -493,8 +493,8 @@ def test_prompts_left_out_for_their_length_are_reported(stage: StageContext) -> 
     checkpoint(stage, 10)
     metrics(stage.attempt_dir, range(1, 11))
     (stage.attempt_dir / "engine.log").write_text("(TaskRunner pid=1) dataset len: 4\n(x) filter dataset len: 3\n")
-    lengths = {"prompts": 4, "longest": 600, "over": [{"id": "r2", "tokens": 600}]}
-    (stage.attempt_dir / "lengths.json").write_text(json.dumps(lengths))
+    checked = {"prompts": 4, "longest": 600, "over": [{"id": "r2", "tokens": 600}], "transparent": []}
+    (stage.attempt_dir / "checked.json").write_text(json.dumps(checked))
     follower = RlvrAdapter().follow(stage)
     (first, *steps), later = follower.poll(), follower.poll()
     told = "1 of 4 prompts are longer than max_prompt_length (512), row `r2` with 600; verl omits them"

@@ -19,10 +19,14 @@ from integrations.verl import check_prompts
 from integrations.verl.prompts import size_problem
 
 
-def picture() -> bytes:
+def picture_of(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    Image.effect_noise((64, 64), 50).save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()
+
+
+def picture() -> bytes:
+    return picture_of(Image.effect_noise((64, 64), 50))
 
 
 def config(folder: Path, images: list[bytes], limit: int = 100, prompts: int = 2) -> dict[str, Any]:
@@ -60,13 +64,14 @@ def lengths(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("lengths")
 def test_prompts_that_are_too_long_are_told_before_the_start(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     check_prompts.check(config(tmp_path, [picture()] * 200, limit=1930))
-    assert json.loads((tmp_path / "lengths.json").read_text()) == {
+    assert json.loads((tmp_path / "checked.json").read_text()) == {
         "prompts": 200,
         "longest": 1990,
         "over": [{"id": f"r{number}", "tokens": 10 * number} for number in range(194, 200)],
+        "transparent": [],
     }
     assert capsys.readouterr().out == (
-        "the longest of 200 prompts has 1990 tokens; 6 of 200 prompts are longer than max_prompt_length (1930), "
+        "6 of 200 prompts are longer than max_prompt_length (1930), "
         "row `r194` with 1940; row `r195` with 1950; row `r196` with 1960 and 3 more; verl omits them\n"
     )
 
@@ -82,7 +87,16 @@ def test_too_few_prompts_that_fit_are_refused(tmp_path: Path, limit: int, prompt
 @pytest.mark.usefixtures("lengths")
 def test_all_prompts_may_be_of_the_greatest_length(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     check_prompts.check(config(tmp_path, [picture()] * 3, limit=20))
-    assert capsys.readouterr().out.endswith("none is longer than max_prompt_length (20)\n")
+    assert capsys.readouterr().out == ""
+
+
+def test_images_with_transparent_parts_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    clear, whole = (picture_of(Image.new("RGBA", (64, 64), (0, 0, 0, alpha))) for alpha in (254, 255))
+    given = config(tmp_path, [whole, clear, picture(), clear])
+    given["data"]["filter_overlong_prompts"] = False
+    check_prompts.check(given)
+    assert json.loads((tmp_path / "checked.json").read_text())["transparent"] == ["r1", "r3"]
+    assert "2 of 4 prompts have images with transparent parts, row `r1`; row `r3`;" in capsys.readouterr().out
 
 
 def test_an_image_cut_short_is_named(tmp_path: Path) -> None:
@@ -90,7 +104,7 @@ def test_an_image_cut_short_is_named(tmp_path: Path) -> None:
     given["data"]["filter_overlong_prompts"] = False
     with pytest.raises(BadInput, match=r"1 of 3 prompts have an image that cannot be decoded: row `r1`: .*truncated"):
         check_prompts.check(given)
-    assert not (tmp_path / "lengths.json").exists()
+    assert not (tmp_path / "checked.json").exists()
 
 
 @pytest.mark.parametrize(

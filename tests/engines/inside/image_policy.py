@@ -50,9 +50,10 @@ def verl(model, pool, out, config):
     datasets.config.HF_DATASETS_CACHE = str(out.with_suffix(".datasets"))
     rendered = OmegaConf.load(config)
     parquet = Path(rendered.data.train_files)
-    told = {name: tokens for name, tokens, _ in looked_at(parquet, counter(model))}
-    rendered.data.filter_overlong_prompts = False
+    told = {prompt.id: prompt.tokens for prompt in looked_at(parquet, counter(model))}
     processor = hf_processor(str(model))
+    no_prompt_to_validate(parquet, rendered.data, hf_tokenizer(str(model)), processor)
+    rendered.data.filter_overlong_prompts = False
     dataset = RLHFDataset(str(parquet), hf_tokenizer(str(model)), rendered.data, processor)
     result = {}
     for index in range(len(dataset)):
@@ -66,6 +67,19 @@ def verl(model, pool, out, config):
         assert told[name] == result[name][1], (name, told[name], result[name])
     sizes_agree(processor)
     return result
+
+
+def no_prompt_to_validate(parquet, data, tokenizer, processor):
+    """The one prompt that verl takes for validation may be too long: its loader must stand without."""
+    from omegaconf import OmegaConf
+    from torchdata.stateful_dataloader import StatefulDataLoader
+    from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
+
+    short = OmegaConf.merge(data, {"max_prompt_length": 1})
+    dataset = RLHFDataset(str(parquet), tokenizer, short, processor, max_samples=data.val_max_samples)
+    assert len(dataset) == 0
+    size = data.val_batch_size or len(dataset)
+    assert list(StatefulDataLoader(dataset, size, collate_fn=collate_fn)) == []
 
 
 def sizes_agree(processor):
