@@ -10,13 +10,16 @@ user's name, a host, an absolute path or an environment variable.
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 REPO = r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$"
 TAG = r"^[A-Za-z0-9][\w.-]{0,63}$"
 HASH = r"^[0-9a-f]{64}$"
+VERSION = r"^[\w.+!-]+$"
+URL = r"^https://[\w./%-]+$"
+PICTURE = r"^images/[A-Za-z0-9][\w.-]*\.png$"
 
 StageKind = Literal["sft", "discriminator", "align", "rlvr"]
 
@@ -113,7 +116,7 @@ class Source(Fact):
     """Where data came from."""
 
     name: str
-    url: str | None = None
+    url: str | None = Field(default=None, pattern=URL)
     licence: str
     """A Hub licence id, or `unknown`."""
     attribution: str
@@ -196,7 +199,7 @@ class Engine(Fact):
 
     name: str
     lock_sha256: str = Field(pattern=HASH)
-    versions: dict[str, str]
+    versions: dict[str, Annotated[str, Field(pattern=VERSION)]]
     """Of its main packages; empty where the lock is not the one of the releasing code."""
 
 
@@ -223,7 +226,7 @@ class Machine(Fact):
 class Example(Fact):
     """An item to try the model on."""
 
-    image: str | None
+    image: str | None = Field(pattern=PICTURE)
     """Path in the release; null: one is drawn that shows `12 + 30 = ?`."""
     system: str | None = None
     """The system turn under which the model was evaluated."""

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 
 from integrations.errors import BadInput
 from release.card.results import SCORE, WORDS, ordered, protocol_name, row_of
+from release.card.text import plain
 from release.facts import Facts, Setup
 
 PAPER = "2604.28123"
@@ -66,7 +67,7 @@ def _result(facts: Facts, comparison: Any, benchmark: Any, metric: str, score: A
     return EvalResult(
         task_type=TASK,
         dataset_type=(setup.dataset if setup else None) or facts.data.repo or f"prism-{benchmark['name']}",
-        dataset_name=benchmark["title"],
+        dataset_name=plain(benchmark["title"]),
         dataset_config=comparison["protocol"],
         dataset_revision=setup.dataset_revision if setup else None,
         metric_type="accuracy",

@@ -34,6 +34,7 @@ STYLE: dict[str, Any] = {
     "xtick.color": MUTED,
     "ytick.color": INK,
     "savefig.dpi": 150,
+    "text.parse_math": False,  # a name may hold dollars
 }
 
 

@@ -117,12 +117,21 @@ def _pictures(facts: Facts, pictures: Mapping[str, bytes]) -> dict[str, bytes]:
     return {wanted: pictures[wanted]}
 
 
+def _inert(value: Any) -> Any:
+    return text.prose(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
 @cache
 def environment() -> jinja2.Environment:
-    """Templates with the filters of `release.card.text`; an unfilled field is an error, every string is escaped."""
+    """Templates with the filters of `release.card.text`; an unfilled field is an error.
+
+    Every string that a template prints is made prose, whether or not it says so: what is markup on purpose, or stands
+    in a code block and was checked before, is marked `safe` there.
+    """
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
+        finalize=_inert,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from release.card.text import interval, p_value, percent, points
 from release.facts import Evaluation, Facts
 
@@ -147,7 +149,7 @@ def _cells(line: Line, several: bool) -> dict[str, str]:
         "n": f"{line.n:,}",
         "second": percent(line.other["value"]) if line.other else "–",
         "first": percent(line.score["value"]),
-        "difference": f"**{told}**" if clear else told,
+        "difference": Markup(f"**{told}**") if clear else told,
         "interval": interval(line.difference["ci"]) if line.difference else "–",
         "p": p_value(line.difference["p_holm"]) if line.difference else "–",
         "unparseable": _both(line, "unparseable") if several or line.metric == SCORE else "",
@@ -195,7 +197,7 @@ def checkpoints(comparison: Json, facts: Facts) -> dict[str, Any]:
 
 def _bounds(score: Json) -> str:
     blank = "\N{NO-BREAK SPACE}"
-    return f"{percent(score['value'])}{blank}[{percent(score['ci'][0])},{blank}{percent(score['ci'][1])}]"
+    return Markup(f"{percent(score['value'])}{blank}[{percent(score['ci'][0])},{blank}{percent(score['ci'][1])}]")
 
 
 def headline(comparison: Json, facts: Facts) -> dict[str, Any] | None:

@@ -1,8 +1,8 @@
 """Strings that a run brought, made safe to stand in Markdown, HTML, tables and code.
 
 A card is read by several renderers, so nothing that came from a recipe, a run's name or a data row may end a table
-cell, open a tag, a link or an image, or leave a code block. `prose` and `code` are for text, `literal` for code blocks.
-Strings that pass through none of them are escaped for HTML by the templates themselves.
+cell, open a tag, a link or an image, or leave a code block. `prose` and `code` are for text, `literal` and `fenced` for
+code blocks; what a template prints without any of them is made prose (`release.card.render.environment`).
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def points(value: float) -> str:
     return re.sub(r"^[+-](0\.0)$", r"\1", f"{100 * value:+.1f}").replace("-", "−")
 
 
-def interval(ci: list[float]) -> str:
+def interval(ci: list[float]) -> Markup:
     """An interval of differences in points; it does not break at its blank."""
-    return f"[{points(ci[0])},\N{NO-BREAK SPACE}{points(ci[1])}]"
+    return Markup(f"[{points(ci[0])},\N{NO-BREAK SPACE}{points(ci[1])}]")
 
 
 def p_value(value: float | None) -> str:
