@@ -8,8 +8,9 @@ the paper's reward has no credit for an answer that cannot be found.
 
     match.py     whether an answer is the reference: verdicts.md has the principles
     kinds.py     every kind of answer a reference can be read as; many.py those of several parts, equations.py equations
-    clean.py     what never matters: case, spaces, full-width forms, emphasis, closing punctuation
-    choice.py yes_no.py quantity.py units.py words.py clock.py regions.py parts.py     kinds of answers
+    sentences.py clean.py     what never matters: words around an answer; case, spaces, full-width forms, emphasis
+    choice.py yes_no.py texts.py clock.py regions.py chemistry.py parts.py     readers of the kinds
+    quantity.py compare.py units.py words.py     numbers with units or nouns, read and compared
     tokens.py, expression.py, evaluate.py     formulas, read and computed
     algebra.py   whether two formulas are equal; math-verify proves it, in processes of its own
     self_test.py, check.py        answers with known verdicts

@@ -21,7 +21,7 @@ _WORD = re.compile(
     r"(?:is\b|are\b)?\s*[:=]?"
     r"|both(?: (?:options|choices|statements))?(?=\s+[(]?[A-J]\b)"
     r"|(?:i )?(?:would |will )?(?:choose|pick|select|go with)\b\s*:?"
-    r"|(?:本题|故|应|应该)*(?:选择?|选项)\s*(?:是|为)?\s*:?)\s*",
+    r"|(?:本题|故|应|应该|我)*(?:选择?|选项)\s*(?:是|为)?\s*:?)\s*",
     re.IGNORECASE,
 )
 _AFTER = re.compile(
@@ -33,6 +33,7 @@ _START = re.compile(
     r"[(\[]?\s*([A-J])\s*[)\]]?(?:\s*[.:),-]\s*|\s+(?=[(]?because|[(]?since|as\b|not\b)|\s*(?=因为|由于))(\S.*)",
     re.DOTALL,
 )
+_MARKED = re.compile(r"[(\[]?[A-J]\s*[.):]")
 _SMALL = re.compile(r"[(\[]?([a-j])[)\].:]\s+\S")
 _SPACED = re.compile(r"([A-J])\s+(\S.*)", re.DOTALL)
 _CONTRAST = re.compile(r"(?:and |but )?(?:not|rather than|instead of) (?:option |choice )?[(]?[A-J][)]?")
@@ -95,10 +96,10 @@ def decide(prediction: str, right: Choice, same: Callable[[str, str], bool]) -> 
         return text.upper() in right.letters, "letter"
     if match := _ONE.fullmatch(text):
         return (match.group(1) or match.group(2) or match.group(3)).upper() in right.letters, "letter"
-    if (match := _START.fullmatch(text)) and not (right.text and same(text, right.text)):
+    if (match := _START.fullmatch(text)) and (_MARKED.match(text) or not (right.text and same(text, right.text))):
         after_comma = text[: match.start(2)].rstrip()[-1] in ",-"
         return _with_rest(match.group(1), match.group(2), after_comma, right, same)
-    if right.text and (match := _SPACED.fullmatch(text)) and same(match.group(2), right.text):
+    if right.text and (match := _SPACED.fullmatch(text)) and same(clean(match.group(2).strip("()")), right.text):
         return match.group(1) in right.letters, "letter"
     if right.text:
         return same(text, right.text), "option_text"

@@ -58,12 +58,15 @@ _CHARACTERS = str.maketrans(
         "\u00a0": " ",
     }
 )
+_PARALLEL = re.compile(r"(?<=\b[A-Z]{2})\s*(?://|\|\|)\s*(?=[A-Z]{2}\b)|(?<=\b[a-z])\s*//\s*(?=[a-z]\b)")
+_EQUALS = re.compile(r"(?<=[A-Za-z])\s*等于\s*(?=[-+0-9\\√])")
 _HTML = re.compile(r"</?(?:b|i|em|strong|u|span|p)>|<br\s*/?>", re.IGNORECASE)
 _HTML_POWER = re.compile(r"<sup>\s*([^<>]{1,10}?)\s*</sup>", re.IGNORECASE)
 _HTML_INDEX = re.compile(r"<sub>\s*([^<>]{1,10}?)\s*</sub>", re.IGNORECASE)
 _TEXT = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textit|textrm|texttt|mathrm|mathbf|mathit|mathsf|bf|rm|boldsymbol|bm|mbox|hbox|"
-    r"operatorname\*?|ce|underline|overline|emph|vec|overrightarrow|hat|bar|widehat|displaystyle)\s*\{([^{}]*)\}"
+    r"operatorname\*?|ce|underline|overline|emph|vec|overrightarrow|hat|bar|widehat|displaystyle)"
+    r"\s*\{((?:[^{}\\]|\{[^{}]*\})*)\}"
 )
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}", re.DOTALL)
 _MATHS = re.compile(r"\\[\[\]()]")
@@ -75,11 +78,12 @@ _THIN_IN_NUMBER = re.compile(
     r"(?<=[0-9])(?:\\,|\\!|\{,\}|\u2009|\u202f|(?<=[0-9])'(?=[0-9]{3}(?![0-9])))\s*(?=[0-9]{3}(?![0-9]))"
 )
 _FOREIGN = re.compile(
-    r"(?<![0-9.,'])(?:[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+|[0-9]{1,3}(?:\.[0-9]{3}){2,}|[0-9]{1,3}(?:'[0-9]{3})+)"
+    r"(?<![0-9.,'])(?:[0-9]{1,3}(?: [0-9]{3})+,[0-9]{1,2}"
+    r"|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+|[0-9]{1,3}(?:\.[0-9]{3}){2,}|[0-9]{1,3}(?:'[0-9]{3})+)"
     r"(?![0-9]|[,'][0-9])"
 )
 """1.234,50 and 1.234.567 and 1'234'567: what can be read in one way alone."""
-_DEGREE = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-z])|\\circ(?![a-z]))")
+_DEGREE = re.compile(r"\s*(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z]))|\\degree(?![a-z])|\\circ(?![a-z]))")
 _EMPHASIS = re.compile(r"\*\*(?=\S)(.+?)(?<=\S)\*\*|__(?=\S)(.+?)(?<=\S)__", re.DOTALL)
 _SINGLE_EMPHASIS = re.compile(r"[*_']([^*_']+)[*_']|\"([^\"]+)\"")
 _NAMES = {
@@ -104,13 +108,15 @@ _WHITE = re.compile(r"\s+")
 _CIRCLED = str.maketrans({chr(0x2460 + n): f"({n + 1}) " for n in range(9)})
 _CLOSING = " \t\n.,;:!?…"
 _LEAD = re.compile(
-    r"(?:(?:so|thus|hence|therefore|finally|then|ok|okay|well|final|in conclusion|we (?:get|have|find)(?: that)?"
+    r"(?:(?:(?:only|just|exactly)(?=\s(?!over|under|above|below|about))|(?:the )?(?:month|year) of"
+    r"|so|thus|hence|therefore|finally|then|ok|okay|well|final|in conclusion|we (?:get|have|find)(?: that)?"
     r"|i (?:choose|pick|select|think(?: that)?|believe(?: that)?)|my answer is|it (?:is|'s|was)|it's|this is|that is"
     r"|(?:the )?points?\s+(?=[A-Z]\s*\()|(?:an?|the) (?=[$]?[0-9])|(?:a )?total of (?=[$]?[0-9])"
     r"|there (?:are|is|were|was)|they are|these are"
     r"|(?:it |they )?(?:(?:is|was|has) )?(?:an? )?(?:increase[ds]?|rose) (?:of|by)"
     r"|(?:in |(?:the )?year )+(?=[0-9]{4}$)"
-    r"|(?:the )?(?:points?|coordinates?|vertex|cent(?:er|re)|set|interval|vector|pair)(?: [A-Z])?(?: are| is)?(?: at)?"
+    r"|(?:the )?(?:points?|coordinates?|vertex|cent(?:er|re)|set|interval|vector|(?:ordered )?pair"
+    r"|ordered triple)(?: [A-Z])?(?: are| is)?(?: at)?"
     r"\s*(?=[(\[{<])"
     r"|(?:the |my |our )?(?:(?:final|correct|right|best|exact|numerical|required) )*"
     r"(?:answer|result|value|solution|option|choice|total)(?: (?:to|of|for) (?:the|this) (?:question|problem))?"
@@ -118,7 +124,7 @@ _LEAD = re.compile(
     r"|(?:the )?(?:final )?answer\s+(?=[-+(\\$0-9])"
     r"|(?:所以|因此|故|则|综上|最终|最后|由此可得|可得|得)[,:]?\s*(?!到)"
     r"|(?:正确|最终|本题)?(?:的)?(?:答案|结果|解|选项)\s*(?:是|为|:)?\s*:?\s*"
-    r"|是(?=[^\W\d]{2})|(?:一共|总共|共|有|是|为|等于)(?=\s*有?\s*[-0-9一二三四五六七八九十百两]))",
+    r"|点(?=[A-Z]\s*\()|是(?=[^\W\d]{2})|(?:一共|总共|共|有|是|为|等于)(?=\s*有?\s*[-0-9一二三四五六七八九十百两]))",
     re.IGNORECASE,
 )
 _REASON = re.compile(
@@ -129,7 +135,7 @@ _REASON = re.compile(
 _ARTICLE = re.compile(r"\b(?:the|a|an)\s+(?=\S)")
 _PUNCTUATION = re.compile(r"[\"';!?$*~\\]+|[.,:](?![0-9])|(?<![0-9])[.,:]")
 _CODE = re.compile(r"(?<=[^\W\d_]{3})-(?=[0-9])")
-_POWER = re.compile(r"\^\{([^{}]*)\}")
+_POWER = re.compile(r"\^\{([0-9]*[+-]?|[A-Za-z])\}")
 _AROUND = re.compile(r"\s*([<>=≤≥≠+→≅⊥∥~|])\s*")
 _TIGHT = re.compile(r"\s*([<>=≤≥≠+*→≅⊥∥~|])\s*")
 _SUBSCRIPTED = re.compile(r"_\{?([0-9A-Za-z]+)\}?")
@@ -181,6 +187,8 @@ def _as_written_here(match: re.Match[str]) -> str:
     number = match.group()
     if "," in number and "." in number:
         return number.replace(".", "").replace(",", ".")
+    if "," in number:
+        return number.replace(" ", "").replace(",", ".")
     return number.replace("'", "").replace(".", "")
 
 
@@ -209,10 +217,16 @@ def clean(text: str) -> str:
         text = text.replace("`", "")
     if "根号" in text:
         text = text.replace("根号", "√")
-    if ("." in text or "'" in text) and _FOREIGN.search(text):
+    if "正负" in text:
+        text = text.replace("正负", "±")
+    if "等于" in text:
+        text = _EQUALS.sub("=", text)
+    if ("." in text or "'" in text or "," in text) and _FOREIGN.search(text):
         text = _FOREIGN.sub(_as_written_here, text)
     if "->" in text:
         text = text.replace("->", "→")
+    if "//" in text or "||" in text:
+        text = _PARALLEL.sub("∥", text)
     if "△ " in text:
         text = text.replace("△ ", "△")
     if "*" in text or "_" in text:
@@ -262,6 +276,9 @@ def symbols_alone(text: str) -> str:
 
 def plain(text: str) -> str:
     """Words for comparison: lower case, without articles and punctuation, hyphens as spaces, single spaces."""
-    text = _POWER.sub(r"^\1", _AROUND.sub(r"\1", _INITIALS.sub("", text.casefold())))
+    text = text.casefold()
+    if " to " in text:
+        text = text.replace(" is parallel to ", "∥").replace(" is perpendicular to ", "⊥")
+    text = _POWER.sub(r"^\1", _AROUND.sub(r"\1", _INITIALS.sub("", text)))
     text = _PUNCTUATION.sub("", _INDEX.sub(r"\1", _CODE.sub(" ", _HYPHEN.sub(" ", text))))
     return _WHITE.sub(" ", _ARTICLE.sub("", text + " ")).strip()

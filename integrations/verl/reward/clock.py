@@ -12,6 +12,8 @@ _MARK = r"(a\.?m\.?|p\.?m\.?|in the morning|in the afternoon|in the evening|at n
 _DIGITAL = re.compile(rf"([0-2]?[0-9]):([0-5][0-9])(?::([0-5][0-9])(?:\.0+)?)?\s*{_MARK}?", re.IGNORECASE)
 _HOUR = re.compile(rf"([0-2]?[0-9])\s*(?:o'?\s?clock)?\s*{_MARK}|([0-2]?[0-9]|[a-z]+)\s*o'?\s?clock()", re.IGNORECASE)
 _DOTTED = re.compile(rf"([0-2]?[0-9])\.([0-5][0-9])\s*{_MARK}", re.IGNORECASE)
+_IN_WORDS = re.compile(rf"([a-z]+)(?:[ -](?:oh[ -])?([a-z]+(?:[ -][a-z]+)?))??(?:\s*{_MARK})?", re.IGNORECASE)
+_MILITARY = re.compile(r"([0-2][0-9])([0-5][0-9]) (?:hours|hrs)")
 _MARK_FIRST = re.compile(r"([ap]\.?m\.?)\s*([0-9:]+)", re.IGNORECASE)
 _LETTER_H = re.compile(r"([0-2]?[0-9])\s?h\s?([0-5][0-9])")
 _PAST = re.compile(
@@ -35,7 +37,7 @@ _DAY_FIRST = re.compile(
 )
 _SLASHES = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})")
 _CHINESE_DAY = re.compile("([0-9]{1,2})月([0-9]{1,2})[日号]")
-_CHINESE_MONTH = re.compile("([0-9]{1,2})月(?:份)?")
+_CHINESE_MONTH = re.compile("([0-9]{1,2}|十?[一二三四五六七八九]|十)月(?:份)?")
 _MONTH_ONLY = re.compile(rf"{_MONTH}(?:\s*,?\s*([0-9]{{4}}))?", re.IGNORECASE)
 _YEAR_MONTH = re.compile(r"([0-9]{4})\s*[-/.年]\s*([0-9]{1,2})\s*月?|([0-9]{1,2})[/.-]([0-9]{4})")
 _ON = re.compile(r"^(?:(?:it|this|that) (?:is|was|happened|occurred|took place) )?(?:on|in)\s+", re.IGNORECASE)
@@ -83,11 +85,19 @@ def read(text: str) -> Clock | None:
         return None if hour is None else _clock(hour, 0, 0, match[2] or "")
     if match := _PAST.fullmatch(text):
         return _past(match[1].casefold(), match[2].casefold(), match[3], match[4] or "")
+    if match := _MILITARY.fullmatch(text):
+        return _clock(int(match[1]), int(match[2]), 0, "")
+    if (match := _IN_WORDS.fullmatch(text)) and (match[2] or match[3]):
+        hour, minute = _number(match[1]), _number(match[2] or "zero")
+        return (
+            None if not hour or minute is None or hour > 12 or minute > 59 else _clock(hour, minute, 0, match[3] or "")
+        )
     return _chinese_clock(text)
 
 
 def _number(text: str) -> int | None:
-    value = int(text) if text.isdigit() else english(text.casefold().replace("-", " ").split()) or chinese(text)
+    value = int(text) if text.isdigit() else english(text.casefold().replace("-", " ").split())
+    value = chinese(text) if value is None else value
     return int(value) if value is not None and value == int(value) else None
 
 
@@ -145,8 +155,8 @@ def date(text: str, answer: bool = False) -> tuple[int, int, int] | None:
         return _valid(int(match[3] or 0), _month(match[2]), int(match[1]))
     if match := _CHINESE_DAY.fullmatch(text):
         return _valid(0, int(match[1]), int(match[2]))
-    if (match := _CHINESE_MONTH.fullmatch(text)) and 1 <= int(match[1]) <= 12:
-        return 0, int(match[1]), 0
+    if (match := _CHINESE_MONTH.fullmatch(text)) and (month := _number(match[1])) and 1 <= month <= 12:
+        return 0, month, 0
     if match := _MONTH_ONLY.fullmatch(text):
         return int(match[2] or 0), _month(match[1]), 0
     return None

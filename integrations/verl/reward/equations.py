@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from integrations.verl.reward import algebra, parts, quantity
+from integrations.verl.reward import algebra, compare, parts, quantity
 from integrations.verl.reward.clean import clean
 from integrations.verl.reward.evaluate import symbols
 from integrations.verl.reward.expression import Node, negative, read
@@ -62,7 +62,7 @@ def sides_of_rounding(text: str) -> list[str]:
         return []
     wanted = exact_side.rpartition("=")[2]
     close = any(
-        quantity.rounds_to(left, right) for left in quantity.readings(wanted) for right in quantity.readings(rounded)
+        compare.rounds_to(left, right) for left in quantity.readings(wanted) for right in quantity.readings(rounded)
     )
     return [clean(exact_side), clean(rounded)] if close else []
 

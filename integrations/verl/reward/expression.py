@@ -26,6 +26,7 @@ DEEPEST = 40
 _MIXED = re.compile(r"(?<![0-9.^/)}a-zA-Z])([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)(?![0-9.])")
 _MIXED_LATEX = re.compile(r"(?<![0-9.^/)}a-zA-Z])([0-9]+)\s*\\frac\s*\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}")
 _SHORT_FRACTION = re.compile(r"\\frac\s*([0-9])\s*([0-9])(?![0-9])|\\frac\s*([0-9])(?=\s*\{)")
+_LOG_BASE = re.compile(r"\\?(?<![a-zA-Z])log\s?(2|10)(?=\s*\()")
 _CHOOSE = re.compile(r"\bC\(\s*([0-9]+)\s*,\s*([0-9]+)\s*\)")
 _THOUSANDS = re.compile(r"(?<![0-9.,])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9,])")
 
@@ -35,6 +36,7 @@ def read(text: str) -> Node | None:
     """The tree of a cleaned text; None when it is not a formula."""
     if not text or len(text) > LONGEST:
         return None
+    text = _LOG_BASE.sub(r"\\log_{\1}", text)
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = _THOUSANDS.sub(lambda m: m.group(1).replace(",", ""), text)
     text = _SHORT_FRACTION.sub(lambda m: f"\\frac{{{m[1]}}}{{{m[2]}}}" if m[1] else f"\\frac{{{m[3]}}}", text)

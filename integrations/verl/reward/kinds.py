@@ -15,6 +15,7 @@ from integrations.verl.reward import (
     chemistry,
     choice,
     clock,
+    compare,
     equations,
     many,
     quantity,
@@ -106,14 +107,14 @@ def _region(answer: str, reference: str, depth: int) -> Said | None:
 
 def _quantity(answer: str, reference: str, depth: int) -> Said | None:
     ours = quantity.readings(reference, declares=True)
-    if not ours:
+    if not ours or many.is_plain_range(reference):
         return None
     said: Said = (False, "number")
     if reference.isalpha() and answer.isalpha() and reference.isascii():
         return None
     for right in ours:
         for given in quantity.readings(answer):
-            said = quantity.same(right, given)
+            said = compare.same(right, given)
             if said[0]:
                 return True, "expression" if said[1] == "number" and symbols(right.node) else said[1]
     ratio = many.ratio_terms(answer) if ":" in answer else None

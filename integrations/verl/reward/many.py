@@ -20,6 +20,8 @@ Same = Callable[[str, str], bool]
 _MEMBER = re.compile(r"[a-zA-Z]\s*∈\s*(\{.*\})|\{\s*[a-zA-Z]\s*[|:]\s*(.*=.*)\}", re.DOTALL)
 _NUMBERS = re.compile(r"[+-]?[0-9.]+(?: [+-]?[0-9.]+)+")
 _OF_NAMES = re.compile(r"^[^=:比]{1,30}(?:(?::|比)[^=:比]{1,30})+=\s*")
+_PLAIN_RANGE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*-\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)")
+_SAID_OF = re.compile(r"\b([a-zA-Z])\s*(?:是|为|:)\s*(?=[-+0-9\\])")
 MOST_PARTS = 64
 
 
@@ -59,6 +61,7 @@ def _wordy(items: tuple[str, ...]) -> bool:
 
 def _values(answer: str, right: tuple[str, ...]) -> tuple[str, ...] | None:
     """What an answer gives as the values of a set."""
+    answer = answer.removeprefix("either ")
     if match := _MEMBER.fullmatch(answer):
         return _values(match[1] or match[2], right)
     found = parts.solutions(answer)
@@ -99,7 +102,7 @@ def assigned(answer: str, reference: str, same: Same) -> Said | None:
 
 
 def _by_name(text: str) -> dict[str, str] | None:
-    pieces = parts.split(text)
+    pieces = parts.split(_SAID_OF.sub(r"\1=", text))
     if pieces is None or pieces.kind == "either":
         return None
     named = [parts.name_and_values(item) for item in pieces.items[:MOST_PARTS]]
@@ -168,6 +171,12 @@ def ratio_terms(text: str) -> list[Node] | None:
 
 def quotient(top: Node, bottom: Node) -> Node:
     return ("mul", top, ("pow", bottom, negative(("num", 1))))
+
+
+def is_plain_range(text: str) -> bool:
+    """`10-15`: a range and no difference, when it ascends."""
+    match = _PLAIN_RANGE.fullmatch(text)
+    return match is not None and float(match[1]) < float(match[2])
 
 
 def span(answer: str, reference: str, same: Same) -> Said | None:

@@ -2,7 +2,7 @@
 
     decide("100 cm", "1 m")  ->  Verdict(correct=True, rule="unit", type="quantity")
 
-The kinds are in kinds.py; here an answer is freed from the words around it. The principles are in verdicts.md.
+The kinds are in kinds.py, and sentences.py frees an answer from the words around it. The principles are in verdicts.md.
 """
 
 from __future__ import annotations
@@ -10,23 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 
-from integrations.verl.reward import choice, equations, parts, quantity, yes_no
-from integrations.verl.reward.clean import LONGEST, clean, without_lead, without_reason
+from integrations.verl.reward import choice, compare, parts, quantity, yes_no
+from integrations.verl.reward.clean import LONGEST, clean
 from integrations.verl.reward.kinds import judge, kind_of
+from integrations.verl.reward.sentences import variants
 from integrations.verl.reward.verdict import Undecided, Verdict
 
-_STATEMENT = re.compile(
-    r"([^0-9=<>≤≥±]{1,80}?)(?:\s(?:is|are|equals?|was|were|be|measures|has length|costs?|has|have|had|gets?|got|needs?"
-    r"|contains|weighs|takes|took)\s(?:equal to\s|approximately\s|about\s)?|:\s*)\s*(\S.*)",
-    re.IGNORECASE | re.DOTALL,
-)
-_CHINESE_STATEMENT = re.compile(r"([^0-9=<>≤≥±]{1,20}?)(?:是|为|等于|:|有|共)\s*(.+)", re.DOTALL)
-_DOUBT = re.compile(
-    r"\b(?:not|isn't|n't|never|if|or|maybe|perhaps|wrong|neither|except|ignore|instructions?)\b|不|或|非|若",
-    re.IGNORECASE,
-)
 _TWICE = re.compile(r"([^()]+?)\s*\((?:or |i\.e\.,? ?|= ?|that is,? |which is |also )?([^()]+)\)")
 _SIMPLE = re.compile(r"[+-]?[0-9]{1,15}(?:\.[0-9]{1,15})?")
 
@@ -78,11 +68,11 @@ def _decide(prediction: str, references: tuple[str, ...]) -> Verdict:
 
 def _against(answer: str, reference: str) -> Verdict:
     if _SIMPLE.fullmatch(answer) and _SIMPLE.fullmatch(reference):
-        return Verdict(quantity.same(*_numbers(reference, answer))[0], "number", "quantity")
+        return Verdict(compare.same(*_numbers(reference, answer))[0], "number", "quantity")
     if answer == reference and reference:
         return Verdict(True, "same_text", kind_of(reference))
     last: Verdict | None = None
-    for variant in _variants(answer):
+    for variant in variants(answer):
         verdict = judge(variant, reference, 0)
         if verdict.correct:
             return verdict
@@ -107,18 +97,3 @@ def _said_twice(answer: str, reference: str) -> bool:
 
 def _numbers(reference: str, answer: str) -> tuple[quantity.Quantity, quantity.Quantity]:
     return quantity.readings(reference)[0], quantity.readings(answer)[0]
-
-
-@lru_cache(maxsize=4096)
-def _variants(answer: str) -> tuple[str, ...]:
-    """The answer itself, and without what people write around an answer."""
-    found = [answer]
-    lead = without_lead(answer)
-    found += [lead, without_reason(lead)]
-    for pattern in (_STATEMENT, _CHINESE_STATEMENT):
-        match = pattern.fullmatch(found[2])
-        if match and not _DOUBT.search(match[1]) and not (pattern is _CHINESE_STATEMENT and match[1].isascii()):
-            found.append(clean(match[2]))
-    if "≈" in answer:
-        found += equations.sides_of_rounding(found[-1])
-    return tuple(dict.fromkeys(text for text in found if text))

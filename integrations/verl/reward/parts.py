@@ -15,8 +15,10 @@ _PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">"}
 _KINDS: dict[str, Kind] = {"(": "tuple", "[": "square", "{": "set", "<": "tuple"}
 _WORD_AND = re.compile(r"\s*(?:,|;)?\s*(?:\band\b|\bas well as\b|&)\s*|\s*[;]\s*|(?:和|与|及|以及)", re.IGNORECASE)
 _WORD_OR = re.compile(r"\s*,?\s*(?:\bor\b|\bor else\b|\|\||或者|或)\s*|\s+\|\s+", re.IGNORECASE)
-_NUMBERED = re.compile(r"(?:^|(?<=[\s,;.]))\(\s*([1-9]|i{1,3}|iv|v)\s*\)\s*")
+_NUMBERED = re.compile(r"(?<![A-Za-z\\])\(\s*([1-9]|i{1,3}|iv|v)\s*\)\s*")
 _THOUSANDS = re.compile(r"\s*[$+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?\s*[^\W\d]*\s*")
+_TRANSPOSED = re.compile(r"(?<=[\])}])\^\{?\s*(?:T|\\top)\s*\}?$")
+_BINOM = re.compile(r"\\binom\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _POINT = re.compile(r"[A-Z]'?\s*=?\s*(?=[(])")
 _MATRIX = re.compile(r"\\begin\s*\{([pbvBV]?matrix|array)\}(?:\{[lcr|]*\})?(.*?)\\end\s*\{\1\}", re.DOTALL)
 _RATIO = re.compile(r"\s*(?::|\bto\b|比)\s*")
@@ -26,9 +28,9 @@ _RANGE = re.compile(
 )
 _COORDINATE = re.compile(r"([+-]?(?:[0-9./√π(){}]|\\[a-z]+)*)([ijk])")
 _NAME = re.compile(
-    r"[A-Za-z]\([A-Za-z0-9]{1,3}\)|[A-Za-z]_\{[^{}]{1,20}\}|\\?(?:sin|cos|tan)\s*(?:\\[a-z]+|\\?angle\s*[A-Z]+|[A-Zα-ω])|"
+    r"[A-Za-z]\([^()]{1,20}\)|[A-Za-z]_\{[^{}]{1,20}\}|\\?(?:sin|cos|tan)\s*(?:\\[a-z]+|\\?angle\s*[A-Z]+|[A-Zα-ω])|"
     r"\\angle\s*[0-9]|[A-Z](?:\s*[∪∩]\s*[A-Z])+|"
-    r"(?:\\angle\s*|△\s*|\\triangle\s*|\\overline\s*|m\s*\\angle\s*)?(?:[A-Za-z]|\\?(?:alpha|beta|gamma|theta|phi|lambda|mu|omega|"
+    r"m\s*\\angle\s*[A-Z]{1,4}|(?:\\angle\s*|△\s*|\\triangle\s*|\\overline\s*|m\s*\\angle\s*)?(?:[A-Za-z]|\\?(?:alpha|beta|gamma|theta|phi|lambda|mu|omega|"
     r"rho|sigma|delta)|[α-ωΔΩ])(?:_\{?\w+\}?|[0-9])?'*(?:\(\s*[a-z](?:\s*,\s*[a-z])*\s*\))?|(?:\\angle\s*|△\s*)?[A-Z]{1,4}'?"
     r"|[A-Za-z][A-Za-z ]{2,40}|[\u4e00-\u9fff]{1,12}|\|[A-Z]{2}\||\([a-z](?:\s*,\s*[a-z])+\)"
 )
@@ -44,6 +46,7 @@ class Parts:
 
 def split(text: str) -> Parts | None:
     """The parts of a cleaned text; None when it is one thing."""
+    text = _TRANSPOSED.sub("", text)
     text = _POINT.sub("", text, count=1) if _POINT.match(text) and text.endswith(")") and "," in text else text
     if text and text[0] in _PAIRS and _closes(text) == len(text) - 1:
         inside = text[1:-1].strip()
@@ -125,6 +128,8 @@ def matrix(text: str) -> list[list[str]] | None:
     if match := _MATRIX.fullmatch(text.strip("()[] ")):
         rows = [row.strip() for row in match[2].split(NEW_ROW) if row.strip()]
         return [[clean(cell) for cell in row.split("&")] for row in rows]
+    if match := _BINOM.fullmatch(text):
+        return [[clean(match[1])], [clean(match[2])]]
     outer = split(text)
     if outer is None or outer.kind not in ("square", "tuple"):
         return None
@@ -138,7 +143,7 @@ def name_and_values(text: str) -> tuple[list[str], list[str]] | None:
     """`x = 5` as (["x"], ["5"]), `3 + 4 = 7` as ([], ["3 + 4", "7"]); None for what is no equation."""
     if "=" not in text or re.search(r"[<>≤≥≠!:]=|=[<>]|==|[≠<>≤≥]", text):
         return None
-    sides = [side.strip() for side in text.split("=")]
+    sides = [side.strip() for side in top_level(text, "=")]
     if sides[0] == "":
         sides = sides[1:]
     if not all(sides) or len(sides) > 8:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
-from integrations.verl.reward import algebra, units
-from integrations.verl.reward.evaluate import exact, symbols, value
-from integrations.verl.reward.expression import DEGREE, Node, read
+from integrations.verl.reward import units
+from integrations.verl.reward.evaluate import exact, symbols
+from integrations.verl.reward.expression import Node, read
 from integrations.verl.reward.units import Unit
 from integrations.verl.reward.words import CHINESE_PREFIX, CHINESE_TENTHS, SCALES, chinese, english, with_digits
 
@@ -28,7 +28,8 @@ _SHAPE = re.compile(
     rf"(?:[+-]?\s*[0-9]+\s+[0-9]+\s*/\s*[0-9]+|{_NUMBER}\s*/\s*[0-9]+(?:\.[0-9]+)?|{_NUMBER}{_POWER}?)(?![0-9.])(?!\s*[*^!])"
 )
 _CURRENCY = re.compile(
-    r"([+-]?)\s*(US\$|HK\$|[$€£¥₩₹₽]|USD|EUR|GBP|CNY|RMB|JPY|HKD)\s*(?=[-+.0-9\\])(.*)", re.IGNORECASE | re.DOTALL
+    r"([+-]?)\s*(US\$|HK\$|[$€£¥₩₹₽]|USD|EUR|GBP|CNY|RMB|JPY|HKD|人民币)\s*(?=[-+.0-9\\])(.*)",
+    re.IGNORECASE | re.DOTALL,
 )
 _APPROXIMATE = re.compile(
     r"\s*(?:≈|~|≅|\b(?:about|approximately|approx\.?|around|roughly|nearly|almost|circa|ca\.)(?=[\s-]|$)|(?:大约|大概|约)(?:是|为)?)\s*",
@@ -49,7 +50,7 @@ _COMPOUND = re.compile(rf"({_NUMBER})\s*([^\W\d_]+(?:\.(?=\s|$))?|°|'|\")\s*(?:
 _STOP = re.compile(
     r"\b(?:or|and|to|than|not|if|but|times|over|minus|plus|by|squared|cubed|versus|vs|maybe|perhaps|either|neither|no|nor"
     r"|between|until|through|under|below|above|least|most|st|nd|rd|th|percent|half|point|equals|is|are|when|mod|choose"
-    r"|ignore|correct|answer|option)\b|或|和|到|至|不|倍|分之|且|比",
+    r"|ignore|correct|wrong|answers?|option|bce?)\b|或|和|到|至|不|倍|分之|且|比",
     re.IGNORECASE,
 )
 _NOUN = re.compile(r"[^\W\d_](?:[^\W\d_]|[ '/-](?=[^\W\d_]))*")
@@ -73,9 +74,19 @@ _NOUN_FILLERS = frozenset(
         "whole",
     ]
 )
+_IRREGULAR = {
+    "people": "person", "children": "child", "men": "man", "women": "woman", "mice": "mouse", "vertices": "vertex",
+    "leaves": "leaf", "knives": "knife", "dice": "die", "geese": "goose", "teeth": "tooth", "shelves": "shelf",
+}  # fmt: skip
 _CLASSIFIERS = "个只条张本支枝颗粒头匹辆台件名位人种次块片根朵棵座间套双对把杯瓶袋盒箱组份道题项步层"
 _ARTICLE = re.compile(r"(?:of )?an? (?=[a-z])", re.IGNORECASE)
 _OUT_OF = re.compile(r"([0-9]+) (?:out of|in|of every|over)(?: every)? ([1-9][0-9]*)")
+_DECADE = re.compile(r"(?:1[5-9][0-9]|20[0-2])0'?s")
+"""`1990s` are years and no seconds."""
+_EACH = re.compile(r"(?<=\S)\s+(?:each|in total|in all|altogether)$")
+_PAUSE = re.compile(r"(thousand|million|billion),(?= )")
+_HALF_MORE = re.compile(r"(?:an?|(\w+)) (\w+) and a half", re.IGNORECASE)
+_AND_HALF = re.compile("^([一二两三四五六七八九十]+)个半")
 _AND_PART = re.compile(r"([0-9]+) and ([0-9]+/[0-9]+)(?![0-9])")
 _PRICE = re.compile(rf"({_NUMBER})\s*((?:/|per\b).+)")
 _YUAN = re.compile("([0-9]+)[块元]([0-9])[角毛]?")
@@ -148,7 +159,10 @@ def _read(text: str) -> tuple[Quantity, ...]:
         return ()
     if NUMBER.fullmatch(text):
         return (Quantity(("num", _plain(text))),)
+    if _DECADE.fullmatch(text):
+        return ()
     found: list[Quantity] = []
+    text = _EACH.sub("", text)
     text = _AND_PART.sub(r"\1 \2", text)
     text = _YUAN.sub(r"\1.\2元", text) if _YUAN.fullmatch(text) else text
     text = _OUT_OF.sub(r"\1/\2", text) if _OUT_OF.fullmatch(text) else text
@@ -174,7 +188,7 @@ def _read(text: str) -> tuple[Quantity, ...]:
                 return (*found, *_ambiguous(text, found))
         if (quantity := _compound(text)) is not None:
             found.append(quantity)
-    elif (quantity := _in_words(text) or _compound(with_digits(text))) is not None:
+    elif (quantity := _in_words(text) or _one_of(text) or _compound(with_digits(text))) is not None:
         found.append(quantity)
     if text.casefold() in _ORDINALS.split():
         found.append(Quantity(("num", Fraction(_ORDINALS.split().index(text.casefold()) + 1))))
@@ -195,7 +209,7 @@ def _ambiguous(text: str, found: list[Quantity]) -> list[Quantity]:
         ]
     if match := _SCALED.fullmatch(text):
         number: Node = ("num", _plain(match[1]))
-        scaled = [Quantity(_times(number, Fraction(10) ** _CAPITALS[match[3]]))] if not match[2] else []
+        scaled = [Quantity(times(number, Fraction(10) ** _CAPITALS[match[3]]))] if not match[2] else []
         return [*scaled, *([Quantity(number, units.named("molar"))] if match[3] == "M" else [])]
     if match := _MARKED.fullmatch(text):
         unit = units.named("in" if match[2] == '"' else "ft")
@@ -219,24 +233,24 @@ def _with_rest(node: Node, rest: str) -> Quantity | None:
     if not rest or rest in ("times", "倍"):
         return Quantity(node)
     if rest == "‰":
-        return Quantity(_times(node, Fraction(1, 1000)))
+        return Quantity(times(node, Fraction(1, 1000)))
     if match := _PERCENT.match(rest):
         after = rest[match.end() :].strip()
-        return _with_rest(_times(node, Fraction(1, 100)), after) if not after or _noun(after) is not None else None
+        return _with_rest(times(node, Fraction(1, 100)), after) if not after or _noun(after) is not None else None
     first = re.match(r"[A-Za-z]+|[百千万亿十]+", rest)
     if first and first.group().casefold().removesuffix("s") in SCALES:
         return _with_rest(
-            _times(node, Fraction(SCALES[first.group().casefold().removesuffix("s")])), rest[first.end() :]
+            times(node, Fraction(SCALES[first.group().casefold().removesuffix("s")])), rest[first.end() :]
         )
     if first and first.end() == len(rest) and first.group() in _SCALES and (glued or len(first.group()) > 1):
-        return Quantity(_times(node, Fraction(10) ** _SCALES[first.group()]))
+        return Quantity(times(node, Fraction(10) ** _SCALES[first.group()]))
     if (unit := units.read(rest)) is not None:
         return Quantity(node, unit)
     noun = None if glued and len(rest) < 3 else _noun(rest)
     return None if noun is None else Quantity(node, None, noun)
 
 
-def _times(node: Node, factor: Fraction) -> Node:
+def times(node: Node, factor: Fraction) -> Node:
     return ("num", node[1] * factor) if node[0] == "num" else ("mul", node, ("num", factor))
 
 
@@ -247,8 +261,16 @@ def _noun(text: str) -> frozenset[str] | None:
     words = [word for word in re.split(r"[ '/-]", text.casefold()) if word and word not in _NOUN_FILLERS]
     if any(word in SCALES or (word.isascii() and len(word) < 2) for word in words):
         return None
-    bare = {word.rstrip("s") if word.isascii() else word.lstrip(_CLASSIFIERS) for word in words}
+    bare = {_singular(word) if word.isascii() else word.lstrip(_CLASSIFIERS) for word in words}
     return frozenset(bare - {""})
+
+
+def _singular(word: str) -> str:
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    return word[:-2] if re.search("(?:x|ch|sh|ss)es$", word) else word.rstrip("s")
 
 
 def _compound(text: str) -> Quantity | None:
@@ -271,7 +293,7 @@ def _compound(text: str) -> Quantity | None:
 def _in_words(text: str) -> Quantity | None:
     """`twenty-one`, `five apples`, `三分之二`, `五厘米`."""
     if text[0].isascii():
-        words = text.casefold().replace("-", " ").split()
+        words = _PAUSE.sub(r"\1", text.casefold()).replace("-", " ").split()
         if not words or len(words) > 12 or not words[0].isalpha():
             return None
         for end in range(len(words), 0, -1):
@@ -279,6 +301,7 @@ def _in_words(text: str) -> Quantity | None:
             if number is not None:
                 return _with_rest(("num", number), " " + " ".join(words[end:]))
         return None
+    text = _AND_HALF.sub(r"\1点五", text)
     match = CHINESE_TENTHS.match(text) or CHINESE_PREFIX.match(text)
     number = chinese(match.group()) if match else None
     if match is None or number is None:
@@ -287,6 +310,15 @@ def _in_words(text: str) -> Quantity | None:
     if rest and units.read(rest) is None and rest[0] not in _CLASSIFIERS and not _PERCENT.match(rest):
         return None
     return _with_rest(("num", number), rest)
+
+
+def _one_of(text: str) -> Quantity | None:
+    """`an hour`, `an hour and a half`."""
+    if match := _HALF_MORE.fullmatch(text):
+        return _in_words(f"{match[1] or 'one'} and a half {match[2]}")
+    article, _, rest = text.partition(" ")
+    unit = units.read(rest) if article.casefold() in ("a", "an") and len(rest) > 3 else None
+    return None if unit is None else Quantity(("num", Fraction(1)), unit)
 
 
 def _formula(text: str) -> list[Quantity]:
@@ -312,85 +344,3 @@ def _has_angle(node: Node) -> bool:
     return (node[0] == "fn" and node[1] != "abs") or any(
         _has_angle(part) for part in node[1:] if isinstance(part, tuple)
     )
-
-
-def same(reference: Quantity, answer: Quantity) -> tuple[bool, str]:
-    """Whether an answer is the reference's quantity, and the rule that decided.
-
-    Raises:
-        Undecided: computer algebra gave no answer.
-    """
-    if reference.unit is not None and answer.unit is not None:
-        return _with_units(reference, answer, reference.unit, answer.unit)
-    if reference.noun and answer.noun and not _nouns_agree(reference.noun, answer.noun):
-        return False, "noun"
-    if (reference.unit and answer.noun) or (reference.noun and answer.unit):
-        return False, "unit"
-    return _equal(reference.node, answer.node, reference.tolerance), "number"
-
-
-def rounds_to(exact_one: Quantity, rounded: Quantity) -> bool:
-    """Whether a number is about a value: within a hundredth of it."""
-    left = value(exact_one.node, {}) if not symbols(exact_one.node) else None
-    right = value(rounded.node, {}) if not symbols(rounded.node) else None
-    return left is not None and right is not None and abs(left - right) <= 0.01 * abs(left)
-
-
-def _nouns_agree(left: frozenset[str], right: frozenset[str]) -> bool:
-    return left <= right or right <= left
-
-
-def _with_units(reference: Quantity, answer: Quantity, ours: Unit, theirs: Unit) -> tuple[bool, str]:
-    if ours == theirs or (_bare_degrees(ours) and theirs.offset) or (_bare_degrees(theirs) and ours.offset):
-        return _equal(reference.node, answer.node, reference.tolerance), "number"
-    if _same_kind(ours.dims, theirs.dims):
-        return _equal(reference.node, answer.node, reference.tolerance), "number"
-    if ours.dims != theirs.dims:
-        return False, "unit"
-    left, right = _in_base(reference.node, ours), _in_base(answer.node, theirs)
-    tolerance = None if reference.tolerance is None else reference.tolerance * ours.factor
-    return _equal(left, right, tolerance), "unit"
-
-
-def _same_kind(left: units.Dims, right: units.Dims) -> bool:
-    """`square units` and cm²: a unit that is left open, and one of a length, an area or a volume."""
-    open_ones, others = (left, right) if left[0][0] == "unit" else (right, left)
-    return len(open_ones) == len(others) == 1 and open_ones[0][0] == "unit" and others[0] == ("m", open_ones[0][1])
-
-
-def _bare_degrees(unit: Unit) -> bool:
-    """`°` alone: of an angle, or of the temperature that the other side names."""
-    return unit.dims == (("deg", 1),) and not unit.radian
-
-
-def _in_base(node: Node, unit: Unit) -> Node:
-    if unit.dims == (("deg", 1),):
-        return node if unit.radian else ("mul", _times(node, unit.factor), DEGREE)
-    shifted = ("add", node, ("num", unit.offset)) if unit.offset else node
-    number = exact(shifted)
-    return _times(("num", number) if number is not None else shifted, unit.factor)
-
-
-def _equal(reference: Node, answer: Node, tolerance: Fraction | None) -> bool:
-    if tolerance is None:
-        return algebra.equal(reference, answer) or algebra.equal(_one_case(reference), _one_case(answer))
-    ours, theirs = exact(reference), exact(answer)
-    if ours is not None and theirs is not None:
-        return abs(ours - theirs) <= tolerance
-    left, right = value(reference, {}) if not symbols(reference) else None, None
-    right = value(answer, {}) if not symbols(answer) else None
-    return left is not None and right is not None and abs(left - right) <= float(tolerance)
-
-
-def _one_case(node: Node) -> Node:
-    """The formula with small letters, if it does not use both cases of one letter."""
-    found = symbols(node)
-    if len({name.casefold() for name in found}) < len(found):
-        return node
-    return _renamed(node)
-
-
-def _renamed(node: Node) -> Node:
-    if node[0] == "sym":
-        return ("sym", node[1].casefold())
-    return tuple(_renamed(part) if isinstance(part, tuple) else part for part in node)

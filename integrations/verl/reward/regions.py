@@ -27,14 +27,16 @@ _WORDS = (
                 r"|not (?:more|greater) than|小于等于|小于或等于|不大于|至多|不超过", re.IGNORECASE), "≤"),
     (re.compile(r"(?:is )?(?:greater|more|larger|bigger) than|大于|多于|超过", re.IGNORECASE), ">"),
     (re.compile(r"(?:is )?(?:less|smaller|fewer) than|小于|少于", re.IGNORECASE), "<"),
-    (re.compile(r"(?:is )?not equal to|不等于", re.IGNORECASE), "≠"),
+    (re.compile(r"(?:is )?not equal to|不等于|(?:all )?(?:the )?real numbers except(?: for)?", re.IGNORECASE), "≠"),
     (re.compile(r"(?:is )(?:non-?negative)$", re.IGNORECASE), "≥0"),
     (re.compile(r"(?:is )(?:non-?positive)$", re.IGNORECASE), "≤0"),
     (re.compile(r"(?:is )(?:strictly )?positive$", re.IGNORECASE), ">0"),
     (re.compile(r"(?:is )(?:strictly )?negative$", re.IGNORECASE), "<0"),
 )  # fmt: skip
 _BETWEEN = re.compile(
-    r"(?:([a-zA-Z]|[α-ω])\s+(?:(?:is|lies) )?)?(?:strictly )?between\s+(.{1,40})\s+and\s+(.{1,40})", re.IGNORECASE
+    r"(?:([a-zA-Z]|[α-ω])\s+(?:(?:is|lies) )?)?(?:strictly )?between\s+(.{1,40})\s+and\s+(.{1,40}?)"
+    r"(,?\s+\(?inclusive\)?)?|from\s+(.{1,40})\s+to\s+(.{1,40}?),?\s+\(?inclusive\)?",
+    re.IGNORECASE,
 )
 _ALL = re.compile(
     r"\\mathbb\s*\{?R\}?|ℝ|R|(?:the set of )?all reals?(?: numbers?)?|any real number|(?:the )?real numbers"
@@ -72,7 +74,7 @@ def read_region(text: str) -> Region | None:
         inner = read_region(match[2].strip())
         return None if inner is None or inner.name not in (None, match[1]) else Region(inner.pieces, match[1])
     if match := _BETWEEN.fullmatch(text):
-        text = f"({match[2]}, {match[3]})" if match[1] is None else f"{match[2]} < {match[1]} < {match[3]}"
+        text = _ends(match)
     for pattern, sign in _WORDS:
         text = pattern.sub(sign, text)
     pieces: list[Piece] = []
@@ -86,6 +88,14 @@ def read_region(text: str) -> Region | None:
     if len(names) > 1 or not pieces:
         return None
     return Region(tuple(sorted(pieces, key=lambda piece: _position(piece.low))), names.pop() if names else None)
+
+
+def _ends(match: re.Match[str]) -> str:
+    """`between 2 and 5` leaves the ends out, unless it says otherwise."""
+    if match[5]:
+        return f"[{match[5]}, {match[6]}]"
+    sign = "≤" if match[4] else "<"
+    return f"{match[2]} {sign} {match[1] or 'x'} {sign} {match[3]}"
 
 
 def _part(text: str) -> Region | None:

@@ -40,7 +40,7 @@ _CHINESE_PREFIXES = {"皮": -12, "纳": -9, "微": -6, "毫": -3, "厘": -2, "�
 # symbol | names | factor | base units | Chinese names (those with a star take Chinese prefixes)
 _PREFIXED = """
 m | meter metre meters metres | 1 | m | 米* 公尺
-g | gram grams gramme grammes | 1/1000 | kg | 克*
+g | gram grams gramme grammes gm gms | 1/1000 | kg | 克*
 s | second seconds sec secs | 1 | s | 秒*
 A | ampere amperes amp amps | 1 | A | 安* 安培*
 K | kelvin kelvins | 1 | K | 开 开尔文
@@ -80,6 +80,7 @@ ft | foot feet | 381/1250 | m | 英尺
 yd | yard yards | 1143/1250 | m | 码
 mi | mile miles | 201168/125 | m | 英里
 nmi | nauticalmile nauticalmiles | 1852 | m | 海里
+μ | micron microns | 1/1000000 | m |
 Å | angstrom angstroms | 1/10000000000 | m | 埃
 ly | lightyear lightyears | 9460730472580800 | m | 光年
 lb | lbs pound-mass pounds | 45359237/100000000 | kg | 磅
@@ -118,6 +119,7 @@ jiao | | 1/10 | cny | 角 毛 毛钱
 fen | | 1/100 | cny | 分钱
 € | euro euros eur EUR | 1 | eur | 欧元
 £ | gbp GBP quid pound-sterling | 1 | gbp | 英镑
+pence | | 1/100 | gbp | 便士
 yen | jpy JPY | 1 | jpy | 日元
 ₩ | won krw KRW | 1 | krw | 韩元
 ₹ | rupee rupees inr INR | 1 | inr | 卢比

@@ -41,15 +41,19 @@ _TENS = {
 CHINESE_TENTHS = re.compile("[一二两三四五六七八九][成折]|一半")
 SCALES = {
     "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+    "lakh": 10**5, "crore": 10**7,
     "万": 10**4, "亿": 10**8, "千": 10**3, "百": 100, "百万": 10**6, "千万": 10**7, "十亿": 10**9, "万亿": 10**12,
 }  # fmt: skip
-_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
-          "eighth": 8, "ninth": 9, "tenth": 10, "hundredth": 100, "thousandth": 1000}  # fmt: skip
+_PARTS = {
+    "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
+    "ninth": 9, "tenth": 10, "eleventh": 11, "twelfth": 12, "thirteenth": 13, "fourteenth": 14, "fifteenth": 15,
+    "sixteenth": 16, "twentieth": 20, "hundredth": 100, "thousandth": 1000,
+}  # fmt: skip
 _CHINESE = {"零": 0, "〇": 0, "一": 1, "二": 2, "两": 2, "三": 3, "四": 4, "五": 5, "六": 6, "七": 7, "八": 8, "九": 9}
 _CHINESE_PLACES = {"十": 10, "百": 100, "千": 1000}
 _CHINESE_NUMBER = re.compile("负?[零〇一二两三四五六七八九十百千万亿]+(?:点[零〇一二三四五六七八九]+)?")
 CHINESE_PREFIX = re.compile(
-    "(?:负?[零〇一二两三四五六七八九十百千万亿点]+分之)?负?[零〇一二两三四五六七八九十百千万亿点]+|半"
+    "(?:负?[零〇一二两三四五六七八九十百千万亿点]+又)?(?:负?[零〇一二两三四五六七八九十百千万亿点]+分之)?负?[零〇一二两三四五六七八九十百千万亿点]+|半"
 )
 
 
@@ -130,6 +134,10 @@ def chinese(text: str) -> Fraction | None:
         return Fraction(1, 2)
     if len(text) == 2 and text[1] in "成折" and text[0] in _CHINESE:
         return Fraction(_CHINESE[text[0]], 10)
+    if "又" in text:
+        before, _, rest = text.partition("又")
+        one, part = chinese(before), chinese(rest)
+        return one + part if one is not None and part is not None and "分之" in rest else None
     bottom, slash, top = text.partition("分之")
     if slash:
         divisor = Fraction(100) if bottom == "百" else Fraction(1000) if bottom == "千" else chinese(bottom)

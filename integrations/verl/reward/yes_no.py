@@ -18,8 +18,17 @@ _CONTRADICTS = {
     True: re.compile(r"(?:\b(?:no|false|incorrect)\b(?!\s+\w)|否|不是(?:$|\.))", re.IGNORECASE),
     False: re.compile(r"(?:\b(?:yes|true|correct)\b(?!\s+\w)|(?<!不)是的|(?:^|,)是(?:$|\.))", re.IGNORECASE),
 }
-_COPULA = re.compile(r"^(?:it|that|this|which)(?:'s| is) |^(?:说法|这|这个说法)?是(?=[正错])|(?<=[确误])的$")
+_COPULA = re.compile(
+    r"^(?:it|that|this|which)(?:'s| is) |^(?:(?:该|此|这个)?说法是?|这?是)(?=[正错])"
+    r"|^(?:certainly|indeed|of course|absolutely|definitely),? (?=yes|no)|(?<=[确误])的$"
+)
 _NOT_TRUE = re.compile(r"(?:is |it isn't |isn't )?not? ?(?:true|correct|right|the case)")
+_NO_OTHER = re.compile(
+    r"no (?:one|body|idea|answers?|clue|info\w*|doubt|problem|matter|longer|more|less|opinion|conclusion)\b",
+    re.IGNORECASE,
+)
+"""`no idea`, `no one knows`: not a no."""
+_OF_THE_WORD = re.compile(r"[\"']?\s*(?:is|was|would be|seems) (?:wrong|incorrect|false|not)\b", re.IGNORECASE)
 _JOINED = re.compile(r"\s*(?:/|\||or\b|and\b|but\b|&|\?|\bmaybe\b|if\b|unless\b|only\b)", re.IGNORECASE)
 
 
@@ -31,7 +40,7 @@ def read_reference(reference: str) -> bool | None:
 
 def read(answer: str) -> bool | None:
     """What a cleaned answer says; None when it is neither a clear yes nor a clear no."""
-    word = _COPULA.sub("", answer.casefold()) if len(answer) < 40 else answer.casefold()
+    word = _COPULA.sub("", answer.casefold())
     if _NOT_TRUE.fullmatch(word):
         return False
     if word in _YES or word in _NO:
@@ -40,6 +49,8 @@ def read(answer: str) -> bool | None:
     if match is None:
         return None
     said, rest = match.group(1).casefold() in _YES, match.group(2)
+    if _NO_OTHER.match(match.group(0)) or _OF_THE_WORD.match(rest):
+        return None
     if _JOINED.match(rest) or _CONTRADICTS[said].search(rest):
         return None
     return said if not rest or rest[0] in " ,.;:(-" or not rest[0].isascii() or match.re is _CHINESE else None
