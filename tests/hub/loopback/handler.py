@@ -47,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
         call.fault = effect.name
         body = _Body(self, call, effect)
         try:
-            self._begin(hub, call, effect)
+            self._begin(hub, effect, body)
             if effect.status:
                 body.drain()
                 reply = Reply.refusal(Refused(effect.status, effect.message))
@@ -61,15 +61,18 @@ class Handler(BaseHTTPRequestHandler):
             self._send(call, reply, effect)
         except (Broken, ConnectionError, TimeoutError):
             self._reset()
+        finally:
+            call.over = True
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer
 
-    def _begin(self, hub: Hub, call: Call, effect: Effect) -> None:
+    def _begin(self, hub: Hub, effect: Effect, body: _Body) -> None:
+        if effect.before:
+            effect.before(body.call)
         if effect.drop == "before":
             raise Broken
-        if effect.before:
-            effect.before(call)
         if effect.hang:
+            body.drain()  # so that a client that gives up shows
             while not hub.closing.wait(0.05) and not self._gone():
                 pass
             raise Broken
@@ -158,19 +161,19 @@ class _Body:
     """A request's body in chunks, by length or chunked, counted, paced and broken off as the fault wants it."""
 
     def __init__(self, handler: Handler, call: Call, effect: Effect) -> None:
-        self._call = call
+        self.call = call
         self._effect = effect
         self._chunks = _paced(_received(handler, effect.rate // 10 or _CHUNK), effect.rate)
 
     def __call__(self) -> Iterator[bytes]:
         cut = self._effect.cut
         for chunk in self._chunks:
-            if 0 <= cut < self._call.received + len(chunk):
-                kept = chunk[: cut - self._call.received]
-                self._call.received += len(kept)
+            if 0 <= cut < self.call.received + len(chunk):
+                kept = chunk[: cut - self.call.received]
+                self.call.received += len(kept)
                 yield kept
                 raise Broken
-            self._call.received += len(chunk)
+            self.call.received += len(chunk)
             yield chunk
 
     def drain(self) -> None:

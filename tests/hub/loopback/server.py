@@ -19,6 +19,7 @@ import itertools
 import re
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
@@ -53,6 +54,8 @@ class Call:
     """None while it is under way, and where the connection was broken."""
     fault: str = ""
     """What was done to it."""
+    over: bool = False
+    """The server has done with it, whether or not the client still listened."""
 
 
 class Hub:
@@ -105,6 +108,18 @@ class Hub:
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
         }
+
+    def settle(self, seconds: float = 10.0) -> None:
+        """Wait until no call is under way: a client that was killed leaves some behind.
+
+        Raises:
+            TimeoutError: one still is.
+        """
+        end = time.monotonic() + seconds
+        while under_way := [call for call in list(self.calls) if not call.over]:
+            if time.monotonic() > end:
+                raise TimeoutError(f"still under way: {under_way}")
+            time.sleep(0.01)
 
     # What is on it
 
