@@ -145,7 +145,8 @@ class Check:
     run: Callable[[View], Found]
 
     def findings(self, view: View) -> list[Finding]:
-        return [Finding(self.id, self.severity, path, problem, self.fix) for path, problem in self.run(view)]
+        found = self.run(view)
+        return [Finding(self.id, self.severity, shown(path, 400), problem, self.fix) for path, problem in found]
 
 
 def strict_json(text: str) -> Any:

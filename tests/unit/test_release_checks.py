@@ -290,6 +290,7 @@ def test_a_bad_folder_is_found_by_its_check_alone(folder: Path, expected: str, p
     assert {finding.check for finding in findings} == {expected}, findings
     for finding in findings:
         assert finding.problem.isprintable()
+        assert finding.path.isprintable()
         assert finding.fix
         assert TOKEN[8:] not in json.dumps(finding.to_json())
 
