@@ -107,6 +107,8 @@ class Hub:
             told = explain(error, doing, self.endpoint)
             if told is None:
                 raise
+            if self.api.token:
+                told.problem = told.problem.replace(str(self.api.token), "[token]")
             raise told from None
 
     def pauses(self, attempts: int | None = None) -> Iterator[float | None]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from release import names
 from release.hub.client import Hub, connect
+from release.hub.progress import Tell
 from release.hub.repository import RepoType
-from release.hub.upload import Tell
 
 if TYPE_CHECKING:
     from huggingface_hub import Collection

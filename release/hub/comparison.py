@@ -1,8 +1,9 @@
 """What a repository has and what a release has: what to upload, what to delete, what is left alone.
 
 A release replaces what came before it. Deleted in its commit are files of an earlier release that the new one lacks
-(named in the manifest that lies there), and files that a loader would take for part of the model or the data: weights
-of any format, code, and configuration at the top. Anything else that someone put there (a picture, a note) stays.
+(named in the manifest that lies there), and files that a loader would take for part of it: weights of any format, code,
+configuration at the top, and, beside released data, other data. Anything else that someone put there (a picture, a
+note) stays.
 """
 
 from __future__ import annotations
@@ -39,12 +40,6 @@ class Comparison:
         return not self.upload and not self.delete
 
 
-def is_loaded(path: str) -> bool:
-    """Whether a loader of models or data sets may take a file of this name for its own."""
-    lowered = path.lower()
-    return any(form.fullmatch(lowered) for form in (_WEIGHTS, _CONFIGURATION, _DATA))
-
-
 def compare(release: Manifest, remote: Files, earlier: Manifest | None = None) -> Comparison:
     """Args:
     release: with an entry for the manifest file itself.
@@ -54,7 +49,8 @@ def compare(release: Manifest, remote: Files, earlier: Manifest | None = None) -
     wanted, extra = release.files, sorted(remote.keys() - release.files.keys() - OF_THE_HUB)
     there = [path for path in sorted(wanted) if path in remote and _same(release, remote, path)]
     known = earlier.files if earlier else {}
-    delete = [path for path in extra if path in known or is_loaded(path)]
+    loaded = [_WEIGHTS, _CONFIGURATION] + [_DATA] * any(_DATA.fullmatch(path.lower()) for path in wanted)
+    delete = [path for path in extra if path in known or any(form.fullmatch(path.lower()) for form in loaded)]
     return Comparison(
         upload=tuple(path for path in sorted(wanted) if path not in there),
         there=tuple(there),

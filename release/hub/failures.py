@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 AGAIN = "Run the same command again: it goes on where it stopped, and nothing is uploaded twice."
 LOGIN = "Set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens), or run `hf auth login`."
+NO_REPOSITORY = "RepoNotFound"
+"""The Hub's word for a repository that is not there, or not for this token."""
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9_]{6,}")
 _LIMIT = re.compile(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
@@ -105,8 +107,12 @@ def explain(error: Exception, doing: str, endpoint: str) -> PrismError | None:
 
 def _answered(error: errors.HfHubHTTPError, doing: str) -> PrismError:
     """The error of an HTTP answer."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
     response = error.response
     status, code = int(response.status_code), str(response.headers.get("X-Error-Code", ""))
+    if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
+        code = NO_REPOSITORY
     said = clean(error.server_message or response.headers.get("X-Error-Message") or "")
     problem = f"Could not {doing}: the Hub answered {status}" + (f" ({said})." if said else ".")
     if status in PASSING:
@@ -124,9 +130,9 @@ def _fix(status: int, code: str, said: str) -> str:
         return "Ask for access on the repository's page, and sign in with the account that was given it."
     if code == "RevisionNotFound":
         return "See the tags and commits on the repository's page."
-    if status == 401 and code != "RepoNotFound":
+    if status == 401 and code != NO_REPOSITORY:
         return "The Hub does not know this token. " + LOGIN
-    if code == "RepoNotFound" or status in (401, 404):
+    if code == NO_REPOSITORY or status in (401, 404):
         return "Check the name; a private repository needs the token of an account that may see it. " + LOGIN
     if status == 403:
         return "The token's account may not do this. " + LOGIN

@@ -22,9 +22,10 @@ from release.finding import Finding
 from release.hub.client import Hub, connect
 from release.hub.comparison import Comparison, compare
 from release.hub.failures import LOGIN, HubFailed, clean
+from release.hub.progress import Tell
 from release.hub.receipt import Journal, Receipt
 from release.hub.repository import Files, Repository, RepoType, tag_is_taken
-from release.hub.upload import Commit, Tell, commit, find, send
+from release.hub.upload import Commit, commit, find, send
 from release.manifest import Manifest
 
 
@@ -115,6 +116,7 @@ def publish(
     journal = _journal(repository, release, target, receipt_dir, warnings)
     state = look(repository, release, target)
     if state is None:
+        journal.back_to()
         journal.reached("started")
         tell(f"Creating {target.repo}, private")
         repository.create()
@@ -145,20 +147,17 @@ def preview(folder: Path, manifest: Manifest, target: Target) -> Preview:
     hub = connect()
     repository = Repository(hub, target.repo, target.repo_type)
     problems: list[str] = []
-    if not hub.signed_in:
-        problems.append(_no_token().problem)
-    state: _State | None = None
-    exists: bool | None = None
-    for step in ("rights", "state"):
-        try:
-            if step == "rights" and hub.signed_in:
-                check_rights(hub, target)
-            elif step == "state":
-                state = look(repository, release, target)
-                exists = state is not None
-                problems += [state.refusal.problem] if state and state.refusal else []
-        except PrismError as error:
-            problems.append(error.problem)
+    state, exists = None, None
+    try:
+        check_rights(hub, target)
+    except PrismError as error:
+        problems.append(error.problem)
+    try:
+        state = look(repository, release, target)
+        exists = state is not None
+        problems += [state.refusal.problem] if state and state.refusal else []
+    except PrismError as error:
+        problems.append(error.problem)
     difference = state.difference if state else compare(release, {})
     return Preview(
         target.repo,
@@ -286,6 +285,7 @@ def _upload(
 ) -> Commit:
     """Bytes, commit, and the comparison of what came of it."""
     difference = state.difference
+    journal.back_to("started", "created")
     journal.reached("started")
     if difference.delete:
         tell(f"In the same commit {len(difference.delete)} stale files go: {_listed(difference.delete)}")

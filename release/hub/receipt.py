@@ -79,10 +79,14 @@ class Journal:
         except OSError as error:
             raise BadInput(f"Cannot write receipts to {folder}: {error.strerror}.", "Make it writable.") from error
         before = read(path)
-        if before is not None and dict(before.files) == dict(receipt.files):
+        if before is not None and (before.url, dict(before.files)) == (receipt.url, dict(receipt.files)):
             receipt.states = before.states
-            receipt.uploaded, receipt.deleted = before.uploaded, before.deleted
+            receipt.uploaded, receipt.deleted, receipt.kept = before.uploaded, before.deleted, before.kept
         return cls(receipt, path)
+
+    def back_to(self, *states: str) -> None:
+        """Forget all steps but these: the Hub no longer has what they did."""
+        self.receipt.states = [step for step in self.receipt.states if step["state"] in states]
 
     def reached(self, state: str) -> None:
         """Write down a step; one that was reached before keeps its time.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from integrations.errors import BadInput
 from release import manifest as manifests
 from release.hub.client import Hub
-from release.hub.failures import HubFailed, HubRefused
+from release.hub.failures import NO_REPOSITORY, HubFailed, HubRefused
 from release.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Repository:
         try:
             info = self._ask("look at", "repo_info", revision="main")
         except HubRefused as refused:
-            if refused.code == "RepoNotFound":
+            if refused.code == NO_REPOSITORY:
                 return None
             raise
         if info.id != self.name:

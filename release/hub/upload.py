@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 from integrations.errors import BadInput
 from release.hub.comparison import Comparison, compare
 from release.hub.failures import AGAIN, HubFailed, clean
+from release.hub.progress import Tell, beating, readable
 from release.hub.repository import Repository
 from release.manifest import Manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy
 
-Tell = Callable[[str], None]
 UPLOAD_ATTEMPTS = 2
 """Times a file's upload is begun; huggingface_hub itself sends each part up to six times in each."""
 LARGE = 1 << 20
@@ -53,28 +53,35 @@ def send(
 
     operations = {path: CommitOperationAdd(path, folder / path) for path in paths}
     large = [path for path in paths if release.files[path].size >= LARGE]
-    batches = [[path] for path in large] + [[path for path in paths if path not in large]]
-    for number, batch in enumerate(filter(None, batches), 1):
-        if len(batch) == 1 and batch[0] in large:
-            tell(f"Uploading {batch[0]} ({number} of {len(large)}, {readable(release.files[batch[0]].size)})")
-        else:
-            tell(f"Uploading {len(batch)} small file{'s' if len(batch) > 1 else ''}")
-        repository.hub.ask(
-            f"upload {batch[0]}{' and others' if len(batch) > 1 else ''}",
-            lambda batch=batch: repository.hub.api.preupload_lfs_files(  # type: ignore[misc]
-                repository.name,
-                additions=[operations[path] for path in batch],
-                repo_type=repository.kind,
-                revision="main",
-                create_pr=create_pr,
-                free_memory=False,
-            ),
-            attempts=UPLOAD_ATTEMPTS,
-        )
+    small = [path for path in paths if path not in large]
+    for number, path in enumerate(large, 1):
+        what = f"Uploading {path} ({number} of {len(large)}, {readable(release.files[path].size)})"
+        tell(what)
+        with beating(tell, lambda what=what: what):  # type: ignore[misc]
+            _send(repository, [operations[path]], path, create_pr)
+    if small:
+        tell(f"Uploading {len(small)} small files" if len(small) > 1 else f"Uploading {small[0]}")
+        _send(repository, [operations[path] for path in small], "the small files", create_pr)
     for path, operation in operations.items():
         if operation.upload_info.sha256.hex() != release.files[path].sha256:
             raise BadInput(f"{folder / path} changed after it was checked.", "Let nothing write there, run again.")
     return list(operations.values())
+
+
+def _send(repository: Repository, operations: Sequence[CommitOperationAdd], what: str, create_pr: bool) -> None:
+    """Upload those that the Hub stores as large; it says which those are."""
+    repository.hub.ask(
+        f"upload {what}",
+        lambda: repository.hub.api.preupload_lfs_files(
+            repository.name,
+            additions=operations,
+            repo_type=repository.kind,
+            revision="main",
+            create_pr=create_pr,
+            free_memory=False,
+        ),
+        attempts=UPLOAD_ATTEMPTS,
+    )
 
 
 def commit(
@@ -146,13 +153,3 @@ def find(repository: Repository, release: Manifest, pull_request: bool) -> Commi
         if compare(release, repository.files(oid)).equal:
             return Commit(oid, f"{repository.url}/discussions/{number}")
     return None
-
-
-def readable(size: int) -> str:
-    """Bytes for people."""
-    amount = float(size)
-    for unit in ("B", "kB", "MB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} GB"

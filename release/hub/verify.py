@@ -8,6 +8,7 @@ so that a finding speaks of the release and not of the way here.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,8 +21,8 @@ from release.finding import Finding
 from release.hub.client import connect
 from release.hub.comparison import compare
 from release.hub.failures import HubFailed
+from release.hub.progress import Tell, beating, readable
 from release.hub.repository import Files, Repository, RepoType
-from release.hub.upload import Tell, readable
 from release.manifest import Manifest, differences, unsafe
 
 Probe = Callable[[Path, Mapping[str, Any]], list[Finding]]
@@ -96,15 +97,25 @@ def _fetch(repository: Repository, commit: str, remote: Files, place: Path, tell
             "Free some space, or give another folder.",
         )
     tell(f"Downloading {repository.name} at {commit[:12]} ({len(wanted)} files, {readable(missing)} to go)")
-    repository.hub.ask(
-        f"download {repository.name}",
-        lambda: repository.hub.api.snapshot_download(
-            repository.name, repo_type=repository.kind, revision=commit, local_dir=place
-        ),
-    )
+    with beating(tell, lambda: f"Downloading, {readable(_on_disk(place))} here"):
+        repository.hub.ask(
+            f"download {repository.name}",
+            lambda: repository.hub.api.snapshot_download(
+                repository.name, repo_type=repository.kind, revision=commit, local_dir=place
+            ),
+        )
     absent = [path for path in wanted if not (place / path).is_file()]
     if absent:
         raise HubFailed(f"{len(absent)} files of {repository.name} did not arrive.", "Run the same command again.")
+
+
+def _on_disk(place: Path) -> int:
+    """Bytes below a folder, with those of files that are still on their way."""
+    found = 0
+    for path in place.rglob("*"):
+        with contextlib.suppress(OSError):
+            found += path.stat().st_size if path.is_file() else 0
+    return found
 
 
 def _is_there(path: Path, size: int) -> bool:
