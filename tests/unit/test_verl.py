@@ -9,12 +9,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
 from pydantic import ValidationError
 
+from integrations.common.parquet_rows import convert
 from integrations.contract import Machine, StageContext
 from integrations.errors import BadInput, StageFailed
 from integrations.verl import configuration as module
@@ -247,9 +249,30 @@ def test_prompts_hold_what_verl_reads(stage: StageContext) -> None:
     assert second["images"] == []
 
 
+def test_the_published_file_becomes_what_verl_reads(stage: StageContext, tmp_path: Path) -> None:
+    """The columns of the paper's RLVR set, from its parquet file to ours."""
+    published = {
+        "data_source": "mm_gad",
+        "prompt": [{"role": "system", "content": "Be exact."}, {"role": "user", "content": "<image>\nHow large?"}],
+        "images": [{"bytes": picture(64, 32), "path": None}],
+        "ability": "math",
+        "reward_model": {"ground_truth": "1/2", "style": "rule", "equivalent_answers": ["50%"]},
+        "extra_info": {"index": 7},
+    }
+    pq.write_table(pa.Table.from_pylist([published] * 3), tmp_path / "rl_training_data_filtered_2k.parquet")
+    convert(tmp_path / "rl_training_data_filtered_2k.parquet", stage.data_dir, "rlvr")
+    RlvrAdapter().check_inputs(stage)
+    RlvrAdapter().render(stage)
+    _, _, last = pq.read_table(stage.attempt_dir / "prompts.parquet").to_pylist()
+    assert last["prompt"] == [published["prompt"][0], {"role": "user", "content": "<image>How large?"}]
+    assert last["images"][0]["bytes"] == picture(64, 32)
+    assert last["reward_model"] == {"style": "rule", "ground_truth": '["1/2", "50%"]'}
+    assert (last["data_source"], last["extra_info"]["id"]) == ("mm_gad", "rlvr-000002")
+
+
 def test_images_are_bounded_by_the_processor_and_the_settings(stage: StageContext) -> None:
     """verl resizes images before the processor does; both must come to the same size."""
-    for pixels, expected in ((10**6, 16384), (2048, 2048), (1024, 1024)):
+    for pixels, expected in ((None, 16384), (10**6, 16384), (2048, 2048), (1024, 1024)):
         settings = SETTINGS.model_copy(update={"max_image_pixels": pixels})
         RlvrAdapter().render(changed(stage, settings=settings))
         (image,) = pq.read_table(stage.attempt_dir / "prompts.parquet")["images"][0].as_py()
