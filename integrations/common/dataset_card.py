@@ -65,8 +65,9 @@ def _front_matter(name: str, pools: Mapping[str, Mapping[str, Any]], license: st
     return "\n".join([*lines, "---"])
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [headers, ["---"] + ["---:"] * (len(headers) - 1), *rows]
+def _table(headers: Sequence[str], rows: Sequence[Sequence[object]], texts: Sequence[int] = (0,)) -> str:
+    """A Markdown table; columns that are no texts are aligned to the right."""
+    lines = [headers, ["---" if column in texts else "---:" for column in range(len(headers))], *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
@@ -76,7 +77,7 @@ def _pools(pools: Mapping[str, Mapping[str, Any]]) -> str:
         for name, pool in pools.items()
     ]
     headers = ["pool", "rows", "demonstrations with caption, reasoning and answer", "images", "sources"]
-    return f"## Pools\n\n{_table(headers, rows)}"
+    return f"## Pools\n\n{_table(headers, rows, (0, 4))}"
 
 
 def _images(pool: Mapping[str, Any]) -> str:
@@ -108,7 +109,7 @@ def _tokens(pools: Mapping[str, Mapping[str, Any]]) -> str:
 def _fields(pools: Mapping[str, Mapping[str, Any]]) -> str:
     there = {name for pool in pools.values() for name in pool["fields"]} | {"images", "prompt"}
     rows = [[f"`{name}`", said] for name, said in FIELDS.items() if name in there]
-    return f"## Fields\n\n{_table(['field', 'what it is'], rows)}"
+    return f"## Fields\n\n{_table(['field', 'what it is'], rows, (0, 1))}"
 
 
 def _sources(sources: Sequence[Mapping[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from integrations.errors import EXIT_STAGE_FAILED
+from prism_cli.commands.data_making import COMMANDS as MAKING
 
 if TYPE_CHECKING:
     from prism_cli.datasets.catalogue import Wanted
@@ -95,7 +96,13 @@ def check(
             "[default: a recipe's own held-out pools]",
         ),
     ] = None,
-    pictures: Annotated[bool, typer.Option("--pictures", help="Open every picture (--held-out does anyway).")] = False,
+    pictures: Annotated[
+        bool | None,
+        typer.Option(
+            "--pictures/--no-pictures",
+            help="Open every picture: can it be read, is it held out. [default: if something is held out]",
+        ),
+    ] = None,
     jobs: Jobs = None,
     json_: Json = False,
 ) -> None:
@@ -114,10 +121,11 @@ def check(
         raise BadInput(f"--use {use}: rows are not used for that", f"one of: {', '.join(USES)}")
     chosen = choose(files, recipe, use)
     apart = [*(held_out or []), *chosen.held_out]
-    known = HeldOut.read(apart, _jobs(jobs), show.counter("held-out questions")) if apart else None
+    look = bool(apart) if pictures is None else pictures
+    known = HeldOut.read(apart, look, _jobs(jobs), show.counter("held-out questions")) if apart else None
     told = []
     for file, purpose in chosen.files.items():
-        report = checking.check(file, purpose, known, pictures, _jobs(jobs), show.counter(f"{file.name}: rows"))
+        report = checking.check(file, purpose, known, look, _jobs(jobs), show.counter(f"{file.name}: rows"))
         show.clear()
         told.append(report.told())
         if not json_:
@@ -254,3 +262,7 @@ def _short(path: Path) -> str:
 
 def _print_json(told: object) -> None:
     print(json.dumps(told, indent=2, ensure_ascii=False))
+
+
+for _name, _command in MAKING.items():
+    app.command(_name)(_command)

@@ -121,8 +121,8 @@ def check(
 
     Args:
         use: what the rows are for, one of `schema.USES`, or None.
-        held_out: questions and pictures that must not be among the rows; every picture is opened for it.
-        pictures: open every picture, whatever is held out.
+        held_out: questions and pictures that must not be among the rows.
+        pictures: open every picture; without it only texts are compared with what is held out.
         jobs: processes that open pictures.
         tick: told how many rows are done.
 
@@ -136,8 +136,8 @@ def check(
         report.leaks = {"pictures": Finding(), "texts": Finding(), "wording": Finding()}
         report.held_out = {"questions": len(held_out.names), "pictures": len(held_out.pictures)}
         report.held_out["short"] = held_out.texts.short
-    with looking(jobs if pictures or held_out else 1, held_out.pictures.outlines if held_out else None) as looker:
-        album = _Album(report, file.parent, held_out, looker) if pictures or held_out else None
+    with looking(jobs if pictures else 1, held_out.pictures.outlines if held_out else None) as looker:
+        album = _Album(report, file.parent, held_out, looker) if pictures else None
         for item in items(file):
             _take(report, item, file.parent, hashes, held_out)
             if album is not None:

@@ -1,6 +1,6 @@
 """Do rows repeat questions or pictures that are evaluated on?
 
-    held_out = HeldOut.read([Path("data/benchmarks"), Path("data/prism/test.jsonl")], jobs=4)
+    held_out = HeldOut.read([Path("data/benchmarks"), Path("data/prism/test.jsonl")])
     held_out.texts.find(words(row["prompt"]))           # the place of the question in `held_out.names`, or None
 
 What is held out is read from pools and from copies of benchmarks as `prism eval --data` takes them: parquet files whose
@@ -120,8 +120,15 @@ class HeldOut:
     """Pictures that could not be read."""
 
     @classmethod
-    def read(cls, paths: Sequence[Path], jobs: int, tick: Tick = lambda done: None) -> HeldOut:
+    def read(
+        cls, paths: Sequence[Path], pictures: bool = True, jobs: int = 1, tick: Tick = lambda done: None
+    ) -> HeldOut:
         """Read questions and pictures of pools, parquet files, or folders of them.
+
+        Args:
+            pictures: whether to open their pictures; without, only texts can be found again.
+            jobs: processes that open them.
+            tick: told how many questions are read.
 
         Raises:
             BadInput: a path is missing, or nothing in it is a question.
@@ -131,13 +138,13 @@ class HeldOut:
         texts: list[str] = []
         index, picture_names, unread = PictureIndex(), [], 0
         asked = (question for path in paths for question in questions(path))
-        with looking(jobs) as looker:
+        with looking(jobs if pictures else 1) as looker:
             while some := list(islice(asked, BATCH)):
                 names += [question.name for question in some]
                 texts += [question.text for question in some]
                 pictured += [bool(question.pictures) for question in some]
-                pictures = [(question.name, picture) for question in some for picture in question.pictures]
-                for (name, _), seen in zip(pictures, looker.look([one for _, one in pictures]), strict=True):
+                shown = [(question.name, picture) for question in some for picture in question.pictures if pictures]
+                for (name, _), seen in zip(shown, looker.look([one for _, one in shown]), strict=True):
                     if seen.print is None:
                         unread += 1
                         continue

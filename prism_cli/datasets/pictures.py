@@ -4,13 +4,14 @@
     index.add(fingerprint(Path("test/7.png")))
     index.find(fingerprint(Path("train/7-small.jpg")))      # 0: the place of the picture that it is, or None
 
-Two steps. A DCT hash of 63 bits (pHash: the signs of the lowest 8 x 8 frequencies of a 32 x 32 picture against their
-median) finds candidates among pictures of the same shape, one XOR against all of them. Charts and figures drawn by one
-program differ in little, and their hashes in few bits, so each candidate is then compared in grey, at most `SIDE`
-pixels long: every 8 x 8 block must agree, where a pixel may also lie between its neighbours' extremes, which is what
-another scale or a re-compressed edge does. Figures that differ in nothing but a few small letters pass as the same.
+Three steps, each on what the one before leaves. A DCT hash of 63 bits (pHash: the signs of the lowest 8 x 8 frequencies
+of a 32 x 32 picture against their median) is one XOR against all pictures of the same shape; it alone would take charts
+of one layout for each other. Then 16 x 16 grey levels are compared, then all, at most `SIDE` pixels long: every 8 x 8
+block must agree, where a pixel may also lie between its neighbours' extremes, which is what another scale or a
+re-compressed edge does. Figures that differ in nothing but a few small letters, or in a small printed 6 for an 8, pass
+as the same.
 
-`imagehash` computes the same hash; it brings SciPy and PyWavelets and has no second step.
+`imagehash` computes the same hash; it brings SciPy and PyWavelets and has no further steps.
 """
 
 from __future__ import annotations
@@ -31,12 +32,15 @@ GRID, LOW = 32, 8
 """Side of the picture that is transformed, and of its lowest frequencies that are kept."""
 SIDE = 224
 """Longest side in pixels at which candidates are compared."""
-BITS = 10
-"""Hashes that differ in at most this many of 63 bits are candidates. JPEG at quality 70 and resizing to 80% changed up
-to 8 (by the nearest pixel: 10) in digit strips, charts and geometric figures."""
+BITS = 24
+"""Hashes may differ in so many bits. JPEG at quality 70 and resizing to 80% changed up to 8 in photographs of digits,
+charts and geometric figures, and up to 24 in strips of one printed digit; unrelated pictures differ in about 32."""
+SMALL, APART = 16, 0.15
+"""Side of the small picture, and the most it may differ on average, as a share of its own standard deviation. The same
+pictures stayed below 0.1."""
 BLOCK, TOLERANCE = 8, 14.5
 """Side of a block, and the most its grey levels (0 to 255) may differ on average. The same pictures stayed below 14,
-different charts of one layout differed by at least 15, different digits by at least 90."""
+different charts of one layout differed by at least 15, different handwritten digits by at least 65."""
 ASPECT = 0.05
 """Relative difference of width / height within which pictures have the same shape."""
 FLAT = 4.0
@@ -59,6 +63,8 @@ class Fingerprint:
     """Pixels of the picture itself."""
     grey: Grey
     """The picture in grey, its longer side at most `SIDE`."""
+    small: Grey
+    """`SMALL` x `SMALL` of it, as one row."""
     flat: bool
 
 
@@ -79,7 +85,8 @@ def fingerprint(image: Path | bytes) -> Fingerprint:
         grey = grey.resize(size, Image.Resampling.BOX)
     values = np.asarray(grey)
     flat = float(values.std()) < FLAT
-    return Fingerprint(0 if flat else _hash(grey), width, height, values, flat)
+    small = np.asarray(grey.resize((SMALL, SMALL), Image.Resampling.BOX)).ravel()
+    return Fingerprint(0 if flat else _hash(grey), width, height, values, small, flat)
 
 
 def problem(image: Path | bytes) -> str | None:
@@ -145,11 +152,13 @@ def _outside(left: Levels, right: Levels) -> Levels:
 
 @dataclass(frozen=True)
 class Outlines:
-    """Hashes and shapes of an index's pictures: little enough to be handed to every process that looks."""
+    """Hashes, shapes and small pictures of an index: little enough to be handed to every process that looks."""
 
     hashes: np.ndarray[Any, np.dtype[np.uint64]]
     shapes: np.ndarray[Any, np.dtype[np.float64]]
     """Width / height; -1 for pictures that show nothing."""
+    small: Levels
+    """(pictures, `SMALL` x `SMALL`)"""
 
     def near(self, one: Fingerprint) -> list[int]:
         """Places of the pictures that this may be."""
@@ -157,7 +166,9 @@ class Outlines:
             return []
         bits = np.bitwise_count(self.hashes ^ np.uint64(one.hash))
         shape = one.width / one.height
-        return np.flatnonzero((bits <= BITS) & (np.abs(self.shapes - shape) <= ASPECT * shape)).tolist()
+        places = np.flatnonzero((bits <= BITS) & (np.abs(self.shapes - shape) <= ASPECT * shape))
+        apart = np.abs(self.small[places] - one.small.astype(np.int16)).mean(1)
+        return places[apart <= APART * max(FLAT, float(one.small.std()))].tolist()
 
 
 class PictureIndex:
@@ -166,6 +177,7 @@ class PictureIndex:
     def __init__(self) -> None:
         self._hashes: list[int] = []
         self._shapes: list[float] = []
+        self._small: list[Grey] = []
         self._kept: list[tuple[bytes, tuple[int, int]]] = []
 
     def __len__(self) -> int:
@@ -175,12 +187,14 @@ class PictureIndex:
         """Add a picture; its place is the number of those before it."""
         self._hashes.append(one.hash)
         self._shapes.append(-1.0 if one.flat else one.width / one.height)
+        self._small.append(one.small)
         self._kept.append((zlib.compress(one.grey.tobytes(), 1), one.grey.shape))
         self.__dict__.pop("outlines", None)
 
     @cached_property
     def outlines(self) -> Outlines:
-        return Outlines(np.array(self._hashes, np.uint64), np.array(self._shapes, np.float64))
+        small = np.array(self._small, np.int16).reshape(-1, SMALL * SMALL)
+        return Outlines(np.array(self._hashes, np.uint64), np.array(self._shapes, np.float64), small)
 
     def find(self, one: Fingerprint) -> int | None:
         """The place of the picture that this is, or None. Pictures that show nothing are like no other."""

@@ -29,7 +29,7 @@ def test_unknown_measurement_is_refused(capsys):
     assert main(["bench", "nothing"]) == 2
     told = capsys.readouterr().err
     assert "no benchmark `nothing`" in told
-    assert "alignment, cli, compare, reward, rollout" in told
+    assert "alignment, cli, compare, data, reward, rollout" in told
 
 
 def test_cli_as_json(capsys):
