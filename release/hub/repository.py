@@ -21,6 +21,7 @@ RepoType = Literal["model", "dataset"]
 Files = Mapping[str, tuple[int, str | None, str | None]]
 """Size, sha256 (of a large file) and git's sha1 (of a small one) by path."""
 PULL_REQUESTS_SEARCHED = 30
+COMMITS_SEARCHED = 20
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,16 @@ class Repository:
     def commit_of(self, revision: str) -> str:
         """The commit that a tag, a branch or a pull request is at."""
         return str(self._ask(f"find {revision} of", "repo_info", revision=revision).sha)
+
+    def since(self, commit: str) -> list[str]:
+        """Commits on main after this one, newest first; of a long list the newest `COMMITS_SEARCHED`."""
+
+        def listed() -> list[str]:
+            told = self.hub.api.list_repo_commits(self.name, repo_type=self.kind, revision="main")
+            return [each.commit_id for each in told[:COMMITS_SEARCHED]]
+
+        found = self.hub.ask(f"read the history of {self.name}", listed)
+        return found[: found.index(commit)] if commit in found else found
 
     def files(self, revision: str) -> Files:
         """Every file at a revision."""

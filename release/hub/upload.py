@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from integrations.errors import BadInput
 from release.hub.comparison import Comparison, compare
@@ -22,7 +22,7 @@ from release.hub.repository import Repository
 from release.manifest import Manifest
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, CommitOperationCopy
+    from huggingface_hub import CommitOperationAdd
 
 UPLOAD_ATTEMPTS = 2
 """Times a file's upload is begun; huggingface_hub itself sends each part up to six times in each."""
@@ -102,45 +102,66 @@ def commit(
     """
     from huggingface_hub import CommitOperationDelete
 
-    changes: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete]
     changes = [*operations, *(CommitOperationDelete(path) for path in difference.delete)]
     for pause in repository.hub.pauses():
         try:
-            with warnings.catch_warnings(record=True) as said:
-                made = repository.hub.once(
-                    f"commit to {repository.name}",
-                    lambda: repository.hub.api.create_commit(
-                        repository.name,
-                        changes,
-                        commit_message=message,
-                        repo_type=repository.kind,
-                        revision="main",
-                        parent_commit=parent,
-                        create_pr=create_pr,
-                    ),
-                )
-            for warning in said:
-                if issubclass(warning.category, UserWarning):
-                    tell(clean(warning.message))
-            return Commit(made.oid, made.pr_url)
+            return _commit_once(repository, changes, parent, message, create_pr, tell)
         except HubFailed as error:
-            landed = find(repository, release, create_pr)
+            landed = _landed(repository, release, parent, create_pr)
             if landed is not None:
                 tell("The Hub's answer was lost; the commit is there, whole.")
                 return landed
             head = repository.head()
             if head != parent:
-                raise HubFailed(
-                    f"{repository.name} moved to commit {head[:12]} while this release was on its way; that commit is"
-                    " not this release, and nothing of it was overwritten.",
-                    f"See what it changed ({repository.url}/commit/{head}), then: {AGAIN[0].lower()}{AGAIN[1:]}",
-                    status=error.status,
-                ) from None
+                raise _moved(repository, head, error) from None
             if pause is None or not (error.passing or error.status in _CONFLICTS):
                 raise
             tell(f"{error.problem} Nothing was committed; trying again.")
             time.sleep(max(pause, error.wait))
     raise AssertionError("unreachable")
+
+
+def _commit_once(
+    repository: Repository, changes: Sequence[Any], parent: str, message: str, create_pr: bool, tell: Tell
+) -> Commit:
+    """Send the commit; what the Hub remarks about the card is told."""
+    with warnings.catch_warnings(record=True) as said:
+        made = repository.hub.once(
+            f"commit to {repository.name}",
+            lambda: repository.hub.api.create_commit(
+                repository.name,
+                changes,
+                commit_message=message,
+                repo_type=repository.kind,
+                revision="main",
+                parent_commit=parent,
+                create_pr=create_pr,
+            ),
+        )
+    for warning in said:
+        if issubclass(warning.category, UserWarning):
+            tell(clean(warning.message))
+    return Commit(made.oid, made.pr_url)
+
+
+def _landed(repository: Repository, release: Manifest, parent: str, create_pr: bool) -> Commit | None:
+    """The commit whose answer was lost: main's head, one below it that came after `parent`, or a pull request."""
+    found = find(repository, release, create_pr)
+    if found is not None or create_pr:
+        return found
+    for oid in repository.since(parent):
+        if compare(release, repository.files(oid)).equal:
+            return Commit(oid)
+    return None
+
+
+def _moved(repository: Repository, head: str, error: HubFailed) -> HubFailed:
+    return HubFailed(
+        f"{repository.name} moved to commit {head[:12]} while this release was on its way; that commit is not this"
+        " release, and nothing of it was overwritten.",
+        f"See what it changed ({repository.url}/commit/{head}), then: {AGAIN[0].lower()}{AGAIN[1:]}",
+        status=error.status,
+    )
 
 
 def find(repository: Repository, release: Manifest, pull_request: bool) -> Commit | None:

@@ -213,6 +213,13 @@ def test_somebody_elses_commit_is_named_and_kept(release, server):
     assert server.repo(REPO).history()[1:] == repo.history()
 
 
+def test_a_lost_commit_that_somebody_built_upon_is_found_below_theirs(release, server):
+    effect = dataclasses.replace(lose(), after=lambda call: server.push(REPO, {"NOTES.md": b"theirs", "x.bin": b"\0"}))
+    server.fault("commit", effect)
+    receipt = release()
+    assert server.repo(REPO).history()[1] == receipt.commit == server.repo(REPO).tags["v1.0"]
+
+
 def test_an_equal_release_by_somebody_else_is_accepted(release, server):
     files = {name: (release.folder / name).read_bytes() for name in release.written.files}
     files["provenance/manifest.json"] = (release.folder / "provenance/manifest.json").read_bytes()
