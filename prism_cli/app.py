@@ -79,7 +79,7 @@ COMMANDS = {
         "Say whether this machine will carry a run, before the first hour.",
         SET_UP,
     ),
-    "data": Lazy("prism_cli.commands.data", "app", "Fetch, check, count and describe data.", SET_UP),
+    "data": Lazy("prism_cli.commands.data", "app", "Fetch, make, check and count data.", SET_UP),
     "env": Lazy("prism_cli.commands.env", "app", "List, build, check and remove the engines' environments.", SET_UP),
     "judge": Lazy("prism_cli.commands.judge", "app", "Start a judge, or check one with golden items.", SET_UP),
     "bench": Lazy("prism_cli.commands.bench", "bench", "Measure how fast a part of prism is.", SET_UP),

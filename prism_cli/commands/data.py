@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from prism_cli.datasets.catalogue import Wanted
     from prism_cli.datasets.choice import Chosen
 
-app = typer.Typer(no_args_is_help=True, help="Fetch, check, count and describe data.")
+app = typer.Typer(no_args_is_help=True, help="Fetch, make, check and count data.")
 
 Files = Annotated[
     list[Path] | None,

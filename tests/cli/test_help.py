@@ -58,7 +58,7 @@ HELP = """\
 ╰──────────────────────────────────────────────────────────────────────────────╯
 ╭─ Set up ─────────────────────────────────────────────────────────────────────╮
 │ doctor   Say whether this machine will carry a run, before the first hour.   │
-│ data     Fetch, check, count and describe data.                              │
+│ data     Fetch, make, check and count data.                                  │
 │ env      List, build, check and remove the engines' environments.            │
 │ judge    Start a judge, or check one with golden items.                      │
 │ bench    Measure how fast a part of prism is.                                │
