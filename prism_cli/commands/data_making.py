@@ -28,7 +28,7 @@ Key = Annotated[
 ]
 Concurrency = Annotated[int, typer.Option(min=1, help="Requests at the same time.", rich_help_panel=SERVER)]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds for one answer.", rich_help_panel=SERVER)]
-Temperature = Annotated[float, typer.Option(min=0, rich_help_panel=DRAWN)]
+Temperature = Annotated[float, typer.Option(min=0, help="0: the likeliest token each time.", rich_help_panel=DRAWN)]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer.", rich_help_panel=DRAWN)]
 Seed = Annotated[int, typer.Option(min=0, help="Sample n is asked with seed + n.", rich_help_panel=DRAWN)]
 PriceIn = Annotated[
