@@ -175,7 +175,12 @@ def load(folder: Path) -> Any:
     if (folder / DESCRIPTION).is_file():
         return storage.load_backbone(folder, read_description(folder).architecture, dtype=stored_dtype(folder)).eval()
     model = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype="auto", local_files_only=True, trust_remote_code=False, attn_implementation="sdpa"
+        folder,
+        dtype="auto",
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        attn_implementation="sdpa",
     )
     return model.eval()
 

@@ -31,11 +31,26 @@ def front_matter(text: str) -> dict[str, Any] | None:
     match = _FRONT.match(text[:_FRONT_LIMIT])
     if match is None:
         return None
-    try:
-        value = yaml.safe_load(match[1])
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return None
+    value = strict_yaml(match[1])
     return value if isinstance(value, dict) else None
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only; a name twice in a mapping is refused, as the Hub's reader does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        value = super().construct_mapping(node, deep)
+        if len(value) != len(node.value):
+            raise yaml.YAMLError("a name stands twice in one mapping")
+        return value
+
+
+def strict_yaml(text: str) -> Any:
+    """A YAML document's value; None for what is none."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None  # the library raises any of these for a value that does not have the form of its tag
 
 
 def _metadata(view: View) -> Found:
@@ -101,10 +116,7 @@ def _results(view: View) -> Found:
     for path in view.files:
         if not (path.startswith(".eval_results/") and path.endswith(".yaml")):
             continue
-        try:
-            value = yaml.safe_load(view.text(path))
-        except (yaml.YAMLError, ValueError, RecursionError):
-            value = None
+        value = strict_yaml(view.text(path))
         if not isinstance(value, list) or not all(
             isinstance(item, dict) and isinstance(item.get("dataset"), dict) and "value" in item for item in value
         ):

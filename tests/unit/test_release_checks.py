@@ -255,6 +255,8 @@ PLANTED: list[tuple[str, str, Callable[[Path], object]]] = [
     ("a card without a head", "card", lambda folder: (folder / "README.md").write_text("# A model\n")),
     ("a head that is not YAML", "card", card("license: apache-2.0", "license: [")),
     ("a head that makes an object", "card", card("license: apache-2.0", "license: !!python/object/apply:os.getcwd []")),
+    ("a name twice in the head", "card", card("license: apache-2.0", "license: mit\nlicense: apache-2.0")),
+    ("a head with a value that is none", "card", card("- en", "- !!timestamp en")),
     ("another licence in the card", "card", card("license: apache-2.0", "license: mit")),
     ("another base in the card", "card", card("base_model: Qwen/Qwen3-VL-4B-Instruct", "base_model: a/b")),
     ("no task in the card", "card", card("pipeline_tag: image-text-to-text\n", "")),
