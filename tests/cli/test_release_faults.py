@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fault_table import REPO, Row, run, table
-from loopback import client_env, hub
+from fault_table import REPO, Row, environment, library, run, table
+from loopback import hub
 
 from release import manifest
 
@@ -43,7 +43,7 @@ def rows(request):
 
 @pytest.mark.parametrize(("case", "line"), CHOSEN.items(), ids=CHOSEN)
 def test_main_is_whole_or_untouched_and_the_same_command_completes(rows, tmp_path, case, line):
-    row = run(case, line, tmp_path)
+    row = run(case, line, tmp_path, library(tmp_path / "release"))
     rows.append(row)
     assert not row.wrong
 
@@ -62,8 +62,7 @@ def test_a_file_over_100_mb_goes_up_in_parts_and_comes_back_the_same(tmp_path, l
         stream.truncate(110_000_001)
     manifest.write(folder, manifest.scan(folder))
     with hub(tmp_path / "hub", part_size=25_000_000) as server:
-        env = {**os.environ, **server.env(), **client_env(line)}
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [env.get("PYTHONPATH"), str(Path(__file__).parents[2])]))
+        env = environment(server, line)
         program = Path(__file__).parents[1] / "hub" / "publisher.py"
         command = [sys.executable, program, folder, REPO, tmp_path / "receipts", "--tag", "v1.0"]
         subprocess.run(command, env=env, check=True, timeout=120)

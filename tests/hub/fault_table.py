@@ -1,6 +1,7 @@
 """Releases through everything that can go wrong: what it leaves on the Hub, and what the same command does next.
 
-    row = run(CASES["commit: reply lost"], "2.x", tmp_path)
+    program = library(tmp_path / "release")
+    row = run("commit: reply lost", "2.x", tmp_path, program)
     assert not row.wrong
     print(*table([row]), sep="\\n")
 
@@ -57,10 +58,52 @@ RELEASE = {
 EARLIER: dict[str, bytes | None] = {"README.md": CARD, "config.json": b"{}\n", "model.safetensors": b"0" * 300_000}
 """What main holds before an update; its weights must go."""
 PATIENCE = {"PRISM_HUB_TIMEOUT": "2", "PRISM_HUB_ATTEMPTS": "3", "PRISM_HUB_WAIT": "5"}
-LIMIT = 180
+LIMIT = 300
 """Seconds that a run may take."""
 RETRIED = frozenset({"preupload", "batch", "put", "part", "complete", "verify"})
 """Calls that the client library itself repeats."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What publishes."""
+
+    command: Sequence[str | Path]
+    release: Path
+    """Folder with the files that main must hold in the end."""
+    downloads: bool = True
+    """It takes `--verify DIR`, to download and compare what it published."""
+
+
+def library(folder: Path) -> Program:
+    """The release package on a small release, made in `folder`."""
+    folder.mkdir(parents=True)
+    for name, content in RELEASE.items():
+        (folder / name).write_bytes(content)
+    manifest.write(folder, manifest.scan(folder))
+    publisher = Path(__file__).with_name("publisher.py")
+    receipts = folder.with_name(f"{folder.name} receipts")
+    return Program([sys.executable, publisher, folder, REPO, receipts, "--tag", TAG, "--public"], folder)
+
+
+def command_line(run: str, runs: Path, folder: Path) -> Program:
+    """`prism release` of a finished run. What it must publish is what it publishes when nothing goes wrong."""
+    command = [sys.executable, "-m", "prism_cli", "release", "--repo", REPO, "--tag", TAG, "--public"]
+    program = Program([*command, "--run", run, "--runs-dir", runs.absolute()], folder / "release", downloads=False)
+    with hub(folder / "hub") as server:
+        subprocess.run(program.command, env=environment(server, "2.x"), check=True, stdout=subprocess.DEVNULL)
+        repo = server.repo(REPO)
+        for name in set(repo.files()) - {".gitattributes"}:
+            (program.release / name).parent.mkdir(parents=True, exist_ok=True)
+            (program.release / name).write_bytes(repo.read(name))
+    return program
+
+
+def environment(server: Hub, line: str) -> dict[str, str]:
+    """Of a publisher's process."""
+    env = {**os.environ, **server.env(), **client_env(line), **PATIENCE}
+    root = str(Path(__file__).parents[2])
+    return env | {"PYTHONPATH": os.pathsep.join(filter(None, [env.get("PYTHONPATH"), root]))}
 
 
 @dataclass
@@ -69,6 +112,7 @@ class Scene:
 
     server: Hub
     folder: Path
+    program: Program
     line: str
     update: bool
     before: str | None = None
@@ -79,17 +123,14 @@ class Scene:
 
     def publish(self, full_disk: bool = False, address: str | None = None) -> tuple[int, str]:
         """Run the command to its end. Returns its exit code (-9: killed) and what it wrote."""
-        env = {**os.environ, **self.server.env(), **client_env(self.line), **PATIENCE}
-        env |= {"HF_ENDPOINT": address} if address else {}
-        program, download = Path(__file__).with_name("publisher.py"), self.folder / "download"
-        shutil.rmtree(download, ignore_errors=True)
-        root = str(Path(__file__).parents[2])
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [env.get("PYTHONPATH"), root]))
-        command: list[str | Path] = [sys.executable, program, self.folder / "release", REPO, self.folder / "receipts"]
-        command += ["--tag", TAG, "--public", "--verify", download]
+        env = {**environment(self.server, self.line), **({"HF_ENDPOINT": address} if address else {})}
+        shutil.rmtree(self.folder / "download", ignore_errors=True)
+        command = [*self.program.command]
+        command += ["--verify", self.folder / "download"] if self.program.downloads else []
         self.process = subprocess.Popen(
             command,
             env=env,
+            cwd=self.folder,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -164,12 +205,11 @@ class Row:
     """What the first run wrote last."""
 
 
-def run(name: str, line: str, folder: Path) -> Row:
+def run(name: str, line: str, folder: Path, program: Program) -> Row:
     """Have it go wrong, then run the same command again."""
     case, row, began = CASES[name], Row(name, line), time.monotonic()
-    _make(folder / "release")
     with hub(folder / "hub", part_size=PART) as server:
-        scene = Scene(server, folder, line, case.update)
+        scene = Scene(server, folder, program, line, case.update)
         if case.update:
             server.store.create("model", REPO, private=False, author="prism-bot")
             scene.before = server.push(REPO, EARLIER, "earlier release")
@@ -191,13 +231,6 @@ def run(name: str, line: str, folder: Path) -> Row:
             row.wrong.append("an address that the server does not know")
     row.seconds = time.monotonic() - began
     return row
-
-
-def _make(folder: Path) -> None:
-    for name, content in RELEASE.items():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    manifest.write(folder, manifest.scan(folder))
 
 
 def _ended(code: int) -> str:
@@ -224,13 +257,13 @@ def _left(scene: Scene, wrong: list[str]) -> str:
         return "nothing"
     if not scene.update and not repo.private and repo.tags.get(TAG) is None:
         wrong.append("public before it is complete")
-    broken = [oid for oid in made if not whole(repo, oid, scene.folder / "release")]
+    broken = [oid for oid in made if not whole(repo, oid, scene.program.release)]
     if broken:
         wrong.append(f"half a release: commit {broken[0]}")
         return "HALF"
     tagged = repo.tags.get(TAG)
     if tagged is not None:
-        if not whole(repo, tagged, scene.folder / "release"):
+        if not whole(repo, tagged, scene.program.release):
             wrong.append("the tag names something else")
         return "whole, tagged" if not repo.private else "whole, private"
     return "whole, untagged" if made else "untouched"
@@ -239,9 +272,9 @@ def _left(scene: Scene, wrong: list[str]) -> str:
 def whole(repo: Repo, commit: str, folder: Path) -> bool:
     """Whether a commit holds the release and no other weights."""
     files = repo.files(commit)
-    names = {*RELEASE, manifest.NAME}
+    names = {path for path, _ in manifest.walk(folder)}
     same = all(name in files and repo.read(name, commit) == (folder / name).read_bytes() for name in names)
-    return same and not [name for name in files if name.endswith(".safetensors") and name not in RELEASE]
+    return same and not [name for name in files if name.endswith(".safetensors") and name not in names]
 
 
 def _again(scene: Scene, row: Row) -> None:
