@@ -17,33 +17,17 @@ from typing import Any
 
 from integrations.errors import BadInput, PrismError
 from release import manifest as manifests
-from release import names
 from release.finding import Finding
-from release.hub.client import Hub, connect
-from release.hub.comparison import Comparison, compare
-from release.hub.failures import LOGIN, HubFailed, clean
+from release.hub.client import connect
+from release.hub.comparison import compare
+from release.hub.failures import HubFailed, clean
 from release.hub.progress import Tell
 from release.hub.receipt import Journal, Receipt
-from release.hub.repository import Files, Repository, RepoType, tag_is_taken
+from release.hub.repository import Repository
+from release.hub.state import State, look
+from release.hub.target import Target, check, check_rights
 from release.hub.upload import Commit, commit, find, send
 from release.manifest import Manifest
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a release goes."""
-
-    repo: str
-    """NS/NAME."""
-    repo_type: RepoType = "model"
-    tag: str | None = None
-    """Set on the commit; a pull request has none."""
-    public: bool = False
-    """Make the repository public when all else has succeeded."""
-    create_pr: bool = False
-    """Open a pull request instead of committing to main; neither tag nor visibility are touched then."""
-    message: str = "Release"
-    """Of the commit."""
 
 
 @dataclass(frozen=True)
@@ -68,22 +52,6 @@ class Preview:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class _State:
-    """What the Hub has."""
-
-    public: bool
-    head: str
-    difference: Comparison
-    """Between the head of main and the release."""
-    released: str | None
-    """Commit that holds the release: the tag's, or else the head."""
-    tagged: bool
-    """The tag is on that commit."""
-    refusal: BadInput | None
-    """Why nothing may be published here."""
 
 
 def publish(
@@ -171,15 +139,6 @@ def preview(folder: Path, manifest: Manifest, target: Target) -> Preview:
     )
 
 
-def check(target: Target) -> None:
-    """Raises: BadInput: a name of the target is not one."""
-    names.repo(target.repo)
-    if target.tag is not None:
-        names.tag(target.tag)
-    if not clean(target.message):
-        raise BadInput("The release has no message for its commit.", "Give one.")
-
-
 def whole(folder: Path, manifest: Manifest) -> Manifest:
     """The manifest with an entry for its own file.
 
@@ -190,72 +149,6 @@ def whole(folder: Path, manifest: Manifest) -> Manifest:
     if inside is None or inside.to_json() != manifest.to_json():
         raise BadInput(f"{folder / manifests.NAME} is not the manifest of this folder.", "Assemble the release anew.")
     return replace(manifest, files={**manifest.files, manifests.NAME: manifests.entry(folder / manifests.NAME)})
-
-
-def check_rights(hub: Hub, target: Target) -> None:
-    """Raises: BadInput: no token, one that the Hub does not know or that may only read, or a foreign namespace."""
-    if not hub.signed_in:
-        raise _no_token()
-    me = hub.ask("see whose token this is", hub.api.whoami)
-    token = (me.get("auth") or {}).get("accessToken") or {}
-    if token.get("role") == "read":
-        raise BadInput("This token may only read.", LOGIN)
-    if target.create_pr:
-        return
-    owner = target.repo.split("/")[0]
-    roles = {str(me.get("name", "")).casefold(): "admin"}
-    roles |= {str(each.get("name", "")).casefold(): str(each.get("roleInOrg")) for each in me.get("orgs") or []}
-    if roles.get(owner.casefold()) in (None, "read", "no_access"):
-        raise BadInput(
-            f"The token's account, {clean(me.get('name'))}, may not publish under {owner}.",
-            f"Release to a namespace of that account, or ask for write access to {owner}; --create-pr needs none.",
-        )
-
-
-def look(repository: Repository, release: Manifest, target: Target) -> _State | None:
-    """What the Hub has; None where the repository is not there."""
-    info = repository.info()
-    if info is None:
-        return None
-    head = str(info.sha)
-    remote = repository.files(head)
-    difference = compare(release, remote, _earlier(repository, remote, head))
-    state = _State(not info.private, head, difference, head if difference.equal else None, False, None)
-    if target.tag is not None and not target.create_pr:
-        state = _with_tag(repository, release, target.tag, state)
-    if state.refusal is None and state.released is None and state.public and not target.public and not target.create_pr:
-        state = replace(state, refusal=_is_public(target.repo))
-    return state
-
-
-def _with_tag(repository: Repository, release: Manifest, tag: str, state: _State) -> _State:
-    """What is known when the tag is looked at too: it may be free, on the release, or on something else."""
-    tags = repository.tags()
-    try:
-        names.not_a_twin(tag, tags, f"tag of {repository.name}")
-    except BadInput as error:
-        return replace(state, refusal=error)
-    commit = tags.get(tag)
-    if commit is None:
-        return state
-    if commit == state.released or compare(release, repository.files(commit)).equal:
-        return replace(state, released=commit, tagged=True)
-    return replace(state, refusal=tag_is_taken(repository.name, tag, commit))
-
-
-def _earlier(repository: Repository, remote: Files, head: str) -> Manifest | None:
-    return repository.manifest(head) if manifests.NAME in remote else None
-
-
-def _no_token() -> BadInput:
-    return BadInput("There is no token for the Hub.", LOGIN)
-
-
-def _is_public(repo: str) -> BadInput:
-    return BadInput(
-        f"{repo} is public: everyone would see the release before it is verified.",
-        "Say --public to accept that, or release to a repository of its own.",
-    )
 
 
 def _journal(
@@ -279,7 +172,7 @@ def _upload(
     folder: Path,
     release: Manifest,
     target: Target,
-    state: _State,
+    state: State,
     journal: Journal,
     tell: Tell,
 ) -> Commit:
@@ -344,7 +237,7 @@ def _pull_request(
     folder: Path,
     release: Manifest,
     target: Target,
-    state: _State,
+    state: State,
     journal: Journal,
     tell: Tell,
 ) -> Receipt:

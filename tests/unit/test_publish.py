@@ -108,6 +108,29 @@ def test_stale_files_go_in_the_commit_that_replaces_them(tmp_path, release, serv
     assert repo.tags["v1.0"] != repo.tags["v1.1"] == receipt.commit
 
 
+def test_what_an_earlier_release_named_goes_with_it(tmp_path, server, release):
+    files = {WEIGHTS: b"w" * LARGE, "NOTICE": b"x", "images/scores.png": b"y"}
+    Publisher(*make(tmp_path / "older", files))(tag="v0.9")
+    assert release().deleted == ["NOTICE", "images/scores.png"]
+
+
+def test_a_commit_that_holds_something_else_is_neither_tagged_nor_made_public(release, server):
+    server.fault("commit", hook(after=lambda call: spoil(server)))
+    with pytest.raises(HubFailed, match=r"differs from the release: config\.json"):
+        release(public=True)
+    repo = server.repo(REPO)
+    assert (repo.tags, repo.private) == ({}, True)
+    release(public=True)
+    released(server, release)
+
+
+def spoil(server):
+    """Somebody's server loses a file of the commit that it has just made."""
+    repo = server.repo(REPO)
+    del repo.commits[repo.heads["main"]].files["config.json"]
+    repo.save()
+
+
 def test_what_is_there_is_not_sent_again(tmp_path, release, server):
     release()
     newer = Publisher(*make(tmp_path / "newer", {WEIGHTS: b"w" * LARGE, "config.json": b"{}\n", "README.md": b"# 2\n"}))
