@@ -142,7 +142,8 @@ def draw(lengths: Any, out: Path, title: str, limit: int | None = None) -> None:
     if limit is not None and limit <= bins[-1]:
         axes.axvline(limit, color="#222", linestyle="--", label=f"limit {limit}")
     axes.set(xlabel="tokens", ylabel="rows", title=title)
-    axes.set_yscale("log")
+    if len(total):
+        axes.set_yscale("log")
     axes.legend()
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
