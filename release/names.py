@@ -76,7 +76,11 @@ def revision(text: str) -> str:
     """
     if text == "main" or _COMMIT.fullmatch(text) or _PULL_REQUEST.fullmatch(text):
         return text
-    return tag(text)
+    try:
+        return tag(text)
+    except BadInput:
+        fix = "Give a tag, a whole commit (40 digits), `main`, or a pull request (refs/pr/3)."
+        raise BadInput(f"{_shown(text)} names no revision.", fix) from None
 
 
 def collection(text: str) -> str:

@@ -68,7 +68,8 @@ def verify(
     place = folder / commit
     _fetch(repository, commit, remote, place, tell)
     tell("Comparing every file")
-    arrived, findings = _arrived(repository, commit, remote, place)
+    with beating(tell, lambda: "Comparing every file"):
+        arrived, findings = _arrived(repository, commit, remote, place)
     try:
         release = manifests.read(place)
     except BadInput as error:

@@ -172,7 +172,7 @@ def test_a_small_disk_is_said_before_the_download(tmp_path, release, server, mon
     [
         ("prism-vlm/absent", "main", "404"),
         (REPO, "v9", "404"),
-        (REPO, "../main", "cannot be a tag"),
+        (REPO, "../main", "names no revision"),
         ("prism-vlm", "main", "not a repository"),
     ],
 )
