@@ -5,7 +5,7 @@
  "system": null,                     or the system turn's text
  "prompt": "What is the sum ...",    the user turn's text, without image placeholders
  "response": "<caption>...",         the demonstration; null in prompt-only pools
- "answer": "12",                     the reference answer
+ "answer": "12",                     the reference answer; several accepted ones are a JSON list within this text
  "source": "public",                 where the row comes from
  "task": {...}}                      what the pool's own scorer needs (for digits see benchmarks.digits.world)
 """
