@@ -44,7 +44,7 @@ TEXTS = (
     r"provenance/[A-Za-z0-9][\w.-]*\.(json|yaml|txt)",
     r"images/[A-Za-z0-9][\w.-]*\.png",
 )
-DATA_FILES = (r"data/([A-Za-z0-9][\w.-]*/)*[A-Za-z0-9][\w.-]*\.(jsonl|parquet|png)",)
+DATA_FILES = (r"data/[A-Za-z0-9][\w.-]*\.parquet",)
 """A dataset's own files."""
 
 

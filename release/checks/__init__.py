@@ -7,6 +7,7 @@
     names.py      which files, of which kind, how large
     texts.py      tokens, folders of a machine, private hosts, e-mail addresses (rules: secrets.py)
     weights.py    headers, index, dtypes, NaN and zeros (headers.py, numbers.py)
+    data.py       a data set's tables
     config.py     configuration, tokenizer, code
     licence.py    base model and licences
     card.py       the card's front matter, gaps and links
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from release.checks import card, config, licence, loading, names, texts, weights
+from release.checks import card, config, data, licence, loading, names, texts, weights
 from release.checks.numbers import Numbers
 from release.checks.view import Check, CheckContext, View
 from release.finding import Finding
@@ -30,6 +31,7 @@ CHECKS: tuple[Check, ...] = (
     *names.CHECKS,
     *texts.CHECKS,
     *weights.CHECKS,
+    *data.CHECKS,
     *config.CHECKS,
     *licence.CHECKS,
     *card.CHECKS,

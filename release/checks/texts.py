@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
-from typing import Any
 
 from release.checks import secrets
+from release.checks.data import strings, table_texts
 from release.checks.names import place
-from release.checks.view import TEXT_LIMIT, Check, Found, View
+from release.checks.view import Check, Found, View
 
 VOCABULARIES = {"tokenizer.json", "vocab.json", "merges.txt"}
 _WORD = 24
@@ -21,13 +22,15 @@ Lines = Callable[[str], Iterator[tuple[str, int]]]
 
 
 def texts(view: View) -> Iterator[tuple[str, str]]:
-    """Path and text of everything that can be read: all files but tensors, and the headers of those."""
+    """Path and text of everything that can be read: texts and pictures whole, headers of weights, rows of tables."""
     for path in view.files:
-        if place(view, path) or view.status[path].st_size > TEXT_LIMIT:
+        if place(view, path):
             continue
-        if path.endswith(".safetensors"):
-            header = view.headers[path]
-            yield path, "\n".join(f"{key}={value}" for key, value in header.metadata.items())
+        if path.endswith(".parquet"):
+            with suppress(ValueError):  # the check `table` tells
+                yield from ((path, text) for text in table_texts(view.folder / path))
+        elif path.endswith(".safetensors"):
+            yield path, "\n".join(f"{key}={value}" for key, value in view.headers[path].metadata.items())
         else:
             yield path, view.text(path)
 
@@ -45,34 +48,22 @@ def _prose(view: View, path: str, text: str) -> str:
     words = model.get("vocab") if isinstance(model, dict) else None
     named = [word for word in words if isinstance(word, str) and len(word) > _WORD] if isinstance(words, dict) else []
     rest = {key: item for key, item in value.items() if key != "model"} if path == "tokenizer.json" else {}
-    return "\n".join([*named, *_strings(rest)])
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every text in a JSON value; what was parsed is never nested deeper than the parser allows."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield str(key)
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
+    return "\n".join([*named, *strings(rest)])
 
 
 def _places(view: View, *kinds: tuple[Lines, bool]) -> Found:
     """Findings of several kinds of lines; each with whether it is looked for in vocabularies too."""
+    found: dict[tuple[str, str], set[int]] = {}
     for path, text in texts(view):
-        found: dict[str, set[int]] = {}
         prose = _prose(view, path, text)
         for lines, everywhere in kinds:
             for spelling in secrets.spellings(text if everywhere else prose):
                 for what, line in islice(lines(spelling), _MOST):
-                    found.setdefault(what, set()).add(line)
-        for what, numbers in found.items():
-            more = f" and in {len(numbers) - 1} more" if len(numbers) > 1 else ""
-            yield path, f"holds {what} in line {min(numbers)}{more}"
+                    found.setdefault((path, what), set()).add(line)
+    for (path, what), numbers in found.items():
+        more = f" and in {len(numbers) - 1} more" if len(numbers) > 1 else ""
+        where = "" if path.endswith(".parquet") else f" in line {min(numbers)}{more}"
+        yield path, f"holds {what}{where}"
 
 
 def _secrets(view: View) -> Found:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from released import CANARY, CONTEXT, SHARDS, VALUES, check, clean, edit, header, pack, write_weights
 
@@ -299,7 +301,7 @@ def test_a_bad_folder_is_found_by_its_check_alone(folder: Path, expected: str, p
 
 def test_every_check_finds_something_here() -> None:
     """Those that need more than a spoiled folder have their own tests below."""
-    own = {"file-size", "changed", "base-model", "licence", "weights-fit", "processor", "answer", "loaded"}
+    own = {"table", "file-size", "changed", "base-model", "licence", "weights-fit", "processor", "answer", "loaded"}
     assert {item[1] for item in PLANTED} | own == {check.id for check in CHECKS}
     assert len({check.id for check in CHECKS}) == len(CHECKS)
 
@@ -366,14 +368,28 @@ def test_another_answer_than_the_recorded_one_is_found(folder: Path) -> None:
 def test_a_dataset_is_held_to_its_own_rules(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     (folder / "data").mkdir(parents=True)
-    (folder / "data/train.jsonl").write_text('{"prompt": "1 + 2"}\n')
     (folder / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# Data\n")
     (folder / "LICENSE").write_text("Creative Commons Attribution 4.0 International\n")
     context = CheckContext(licence="cc-by-4.0", repo_type="dataset")
+
+    def table(prompt: str, note: str = "none") -> None:
+        rows = [{"images": [{"bytes": b"png", "path": "1.png"}], "task": {"digits": [1, 2]}, "prompt": "1 + 2"}] * 5000
+        rows.append(rows[0] | {"prompt": prompt})
+        made = pa.Table.from_pylist(rows).replace_schema_metadata({"note": note})
+        pq.write_table(made, folder / "data/train.parquet", compression="zstd")
+
+    table("2 + 2")
     assert check(folder, context) == []
-    (folder / "data/train.jsonl").write_text(json.dumps({"prompt": TOKEN}) + "\n")
+    table("2 + 2", note=TOKEN)
+    assert [finding.check for finding in check(folder, context)] == ["secret"]
+    table(f"{TOKEN} /home/alice/x")
     (folder / "model.safetensors").write_bytes(pack(VALUES))
-    assert [finding.check for finding in check(folder, context)] == ["unknown-file", "secret"]
+    assert [finding.check for finding in check(folder, context)] == ["unknown-file", "secret", "local-path"]
+    (folder / "model.safetensors").unlink()
+    content = (folder / "data/train.parquet").read_bytes()
+    for spoiled in (b"", content[:-9], content[:4] + bytes(40) + content[44:]):
+        (folder / "data/train.parquet").write_bytes(spoiled)
+        assert "table" in {finding.check for finding in check(folder, context)}
 
 
 def test_a_large_tokenizer_costs_little_and_hides_nothing(folder: Path) -> None:
