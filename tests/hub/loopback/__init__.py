@@ -2,8 +2,8 @@
 
 from loopback.clients import LINES, client_env
 from loopback.faults import FOREVER, Pause, cut, delay, drop, hang, hook, lose, status, trickle
-from loopback.messages import FINE_TOKEN, READ_TOKEN, STRANGER_TOKEN, WRITE_TOKEN
-from loopback.server import Call, Hub, hub
+from loopback.messages import FINE_TOKEN, READ_TOKEN, STRANGER_TOKEN, WRITE_TOKEN, Call
+from loopback.server import Hub, hub
 
 __all__ = [
     "FINE_TOKEN",

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from loopback.server import Call
+    from loopback.messages import Call
 
 FOREVER = math.inf
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from loopback.faults import Effect
-from loopback.messages import Refused, Reply, Request
+from loopback.messages import Call, Refused, Reply, Request
 from loopback.routes import find
 
 if TYPE_CHECKING:
-    from loopback.server import Call, Hub
+    from loopback.server import Hub
 
 _CHUNK = 1 << 18
 _log = logging.getLogger("loopback")
@@ -35,8 +35,6 @@ class Handler(BaseHTTPRequestHandler):
     server: Any
 
     def answer(self) -> None:
-        from loopback.server import Call
-
         hub, split = self.server.hub, urlsplit(self.path)
         found = find(self.command, split.path, self.server.origin == "blobs")
         kind = found[0].kind if found else "unknown"

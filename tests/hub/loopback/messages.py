@@ -1,4 +1,4 @@
-"""Requests, replies and users of the loopback Hub."""
+"""Calls, requests, replies and users of the loopback Hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from loopback.server import Call, Hub
+    from loopback.server import Hub
     from loopback.store import Repo
 
 
@@ -59,6 +59,31 @@ class Refused(Exception):
 
 
 @dataclass
+class Call:
+    """One request, as it came. It is listed before it is answered."""
+
+    kind: str
+    """Of the table in routes.py; `unknown` for an address that the server does not have."""
+    method: str
+    path: str
+    query: str
+    origin: str
+    """`api` or `blobs`."""
+    authorized: bool
+    """Whether it carried an Authorization header."""
+    client: str
+    """Its User-Agent."""
+    received: int = 0
+    """Bytes of its body so far."""
+    status: int | None = None
+    """None while it is under way, and where the connection was broken."""
+    fault: str = ""
+    """What was done to it."""
+    over: bool = False
+    """The server has done with it, whether or not the client still listened."""
+
+
+@dataclass
 class Reply:
     status: int = 200
     body: bytes | Path = b""
@@ -73,7 +98,7 @@ class Reply:
 
     @classmethod
     def refusal(cls, refused: Refused) -> Reply:
-        headers = {"X-Error-Message": refused.message.replace("\n", " ")}
+        headers = {"X-Error-Message": "".join(c if c.isprintable() else " " for c in refused.message)}
         if refused.code:
             headers["X-Error-Code"] = refused.code
         return cls.json({"error": refused.message, **refused.more}, refused.status, **headers)

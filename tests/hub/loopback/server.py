@@ -21,41 +21,15 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from loopback.faults import Effect, Fault
 from loopback.handler import Handler
-from loopback.messages import TOKENS, WRITE_TOKEN, Refused, Request, User
+from loopback.messages import TOKENS, WRITE_TOKEN, Call, Refused, Request, User
 from loopback.routes import KINDS
 from loopback.store import Repo, Store
 from loopback.uploads import place_directly
-
-
-@dataclass
-class Call:
-    """One request, as it came. It is listed before it is answered."""
-
-    kind: str
-    """Of the table in routes.py; `unknown` for an address that the server does not have."""
-    method: str
-    path: str
-    query: str
-    origin: str
-    """`api` or `blobs`."""
-    authorized: bool
-    """Whether it carried an Authorization header."""
-    client: str
-    """Its User-Agent."""
-    received: int = 0
-    """Bytes of its body so far."""
-    status: int | None = None
-    """None while it is under way, and where the connection was broken."""
-    fault: str = ""
-    """What was done to it."""
-    over: bool = False
-    """The server has done with it, whether or not the client still listened."""
 
 
 class Hub:
