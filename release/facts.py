@@ -302,3 +302,50 @@ class Facts(Fact):
     def own(self) -> Stage:
         """The stage that made the released model."""
         return self.chain[-1]
+
+
+class Pool(Fact):
+    """One pool of a released data set."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")
+    rows: int
+    images: int
+    """Different pictures that its rows show."""
+    demonstrations: int
+    """Rows with a response."""
+    sources: dict[str, int]
+    """Rows by where they come from."""
+    held_out: bool
+    """No stage trains on it."""
+    hash: str = Field(pattern=HASH)
+    """sha256 of the pool's rows as the run has them."""
+
+
+class DatasetFacts(Fact):
+    """One release of a run's data."""
+
+    format: Literal[1] = 1
+    repo: str = Field(pattern=REPO)
+    tag: str = Field(pattern=TAG)
+    created: str
+    run: str
+    seed: int
+    recipe: Recipe
+    data: Data
+    pools: list[Pool] = Field(min_length=1)
+    quality: dict[str, dict[str, float]]
+    """By kind of demonstrations: `rows`, and shares in [0, 1] of right ones and of each kind of mistake."""
+    models: list[Member] = []
+    """Checkpoints that were trained on it."""
+    code: Code
+    licence: str
+    changelog: list[Change] = Field(min_length=1)
+
+    def to_json(self) -> str:
+        """Indented JSON with a final newline; the same facts give the same bytes."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+    @property
+    def name(self) -> str:
+        """The repository's name without its owner."""
+        return self.repo.split("/", 1)[1]

@@ -86,16 +86,17 @@ def example(
 def pictures(run: RunStore) -> dict[str, bytes]:
     """Images that a card shows, by their path in the release."""
     row = _first(run)
-    return {EXAMPLE: (_pools(run) / row["images"][0]).read_bytes()} if row else {}
+    return {EXAMPLE: (pools_of(run) / row["images"][0]).read_bytes()} if row else {}
 
 
 def _first(run: RunStore) -> dict[str, Any] | None:
-    path = _pools(run) / "test.jsonl"
+    path = pools_of(run) / "test.jsonl"
     row = next(read_rows(path), None) if path.is_file() else None
-    return row if row and len(row["images"]) == 1 and (_pools(run) / row["images"][0]).is_file() else None
+    return row if row and len(row["images"]) == 1 and (pools_of(run) / row["images"][0]).is_file() else None
 
 
-def _pools(run: RunStore) -> Path:
+def pools_of(run: RunStore) -> Path:
+    """The folder of a run's pools."""
     return run.root / "data" / "pools"
 
 

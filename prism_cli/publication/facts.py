@@ -97,7 +97,7 @@ def gather(
     record = run.stage(stage).done()
     if record is None:
         raise BadInput(f"stage `{stage}` of run `{run.name}` is not finished", "train it: prism train")
-    manifest, recipe = run.manifest(), _recipe(run)
+    manifest, recipe = run.manifest(), read_recipe(run)
     measured = measured or Measured(run)
     named = titles(run)
     chain = [_stage(run, name, named) for name in _chain(run, stage)]
@@ -126,14 +126,14 @@ def gather(
         arms=manifest["arms"],
         weights=_weights(run, stage, record["hash"]),
         base=base,
-        recipe=_recipe_facts(manifest["recipe"], recipe),
+        recipe=recipe_facts(manifest["recipe"], recipe),
         chain=chain,
         data=data.describe(run, recipe, data_repo),
         evaluation=evaluation,
         paper=_paper(base.repo),
         family=_family(run, family, named),
         engines=engines,
-        code=_code(manifest.get("code") or {}),
+        code=code_facts(manifest.get("code") or {}),
         machine=_machine(manifest.get("machine") or {}),
         licence=LICENCE,
         limitations=found_in(chain, evaluation, stage, manifest, named),
@@ -142,7 +142,12 @@ def gather(
     )
 
 
-def _recipe(run: RunStore) -> dict[str, Any]:
+def read_recipe(run: RunStore) -> dict[str, Any]:
+    """A run's resolved recipe.
+
+    Raises:
+        BadInput: the file is missing or holds none.
+    """
     try:
         value = yaml.safe_load((run.root / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
@@ -152,7 +157,12 @@ def _recipe(run: RunStore) -> dict[str, Any]:
     return value
 
 
-def _recipe_facts(told: Mapping[str, Any], resolved: dict[str, Any]) -> Recipe:
+def recipe_facts(told: Mapping[str, Any], resolved: dict[str, Any]) -> Recipe:
+    """The recipe as it may be published.
+
+    Args:
+        told: the manifest's `recipe`.
+    """
     return Recipe(
         name=told["name"],
         hash=told["hash"],
@@ -273,7 +283,8 @@ def _versions(engine: str, digest: str) -> dict[str, str]:
     return {name: known[name] for name in _PACKAGES if name in known}
 
 
-def _code(told: Mapping[str, Any]) -> Code:
+def code_facts(told: Mapping[str, Any]) -> Code:
+    """The manifest's `code`."""
     return Code(version=told.get("prism", "unknown"), commit=told.get("commit"), dirty=bool(told.get("dirty")))
 
 

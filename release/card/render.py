@@ -118,7 +118,11 @@ def _pictures(facts: Facts, pictures: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _inert(value: Any) -> Any:
-    return text.prose(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+    """A string as prose, with the blanks at its ends: templates print words with commas and brackets too."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    before, after = (" " if edge.isspace() else "" for edge in (value[:1], value[-1:]))
+    return before + text.prose(value) + after
 
 
 @cache

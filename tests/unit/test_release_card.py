@@ -6,19 +6,23 @@ from pathlib import Path
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard, parse_eval_result_entries
+from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 from markdown_it import MarkdownIt
 from PIL import Image
-from release_run import make_release_run
+from release_run import make_release_run, make_stage
 
+from integrations.common.parquet_rows import convert
+from integrations.common.rows import read_rows
 from integrations.errors import BadInput
 from prism_cli.publication.data import pictures
+from prism_cli.publication.dataset import gather_dataset, pool_files
 from prism_cli.publication.evaluation import Measured
 from prism_cli.publication.facts import gather
 from prism_cli.publication.stages import stages_to_release
 from release import names
 from release.card import render as rendering
 from release.card import text
+from release.card.dataset import render_dataset
 from release.facts import Facts
 from release.manifest import Entry
 
@@ -433,3 +437,70 @@ def test_numbers_are_written_for_people():
     assert (text.duration(42), text.duration(600), text.duration(7200)) == ("42 s", "10.0 min", "2.0 h")
     assert text.number(4e-05) == "4e-05"
     assert text.percent(1.0) == "100.0"
+
+
+def test_words_of_a_template_keep_their_blanks(releases):
+    card = releases["full"][1]["README.md"]
+    assert "`batch_size=16`, `learning_rate=0.0015`, `schedule=cosine`" in card
+    assert "SFT → discriminator, SFT → PRISM |" in card
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Facts of a run's data, its pools as files, and the texts beside them."""
+    run = make_release_run(tmp_path_factory.mktemp("data"), evaluated=())
+    make_stage(run, "data", 1, kind="data")
+    facts = gather_dataset(run, "prism-vlm/digits-data", "v1.0", {"prism/rlvr": "prism-vlm/digits-SFT-PRISM-GRPO"})
+    pools = pool_files(run)
+    files = {path: Entry(len(content), "ab" * 32, "cd" * 20) for path, content in pools.items()}
+    return run, facts, pools, render_dataset(facts, files)
+
+
+def test_a_data_set_has_a_configuration_for_each_pool(dataset):
+    _, facts, pools, files = dataset
+    data = DatasetCard(files["README.md"], ignore_metadata_errors=False).data.to_dict()
+    assert data["license"] == "cc-by-4.0"
+    assert {one["config_name"]: one["data_files"] for one in data["configs"]} == {
+        "sft": [{"split": "train", "path": "data/sft.parquet"}],
+        "teacher": [{"split": "train", "path": "data/teacher.parquet"}],
+        "test": [{"split": "test", "path": "data/test.parquet"}],
+    }
+    assert {one["data_files"][0]["path"] for one in data["configs"]} == set(pools)
+    assert facts.data.repo == facts.repo
+
+
+def test_a_data_sets_card_says_how_many_and_what_is_held_out(dataset):
+    _, facts, pools, files = dataset
+    card = files["README.md"]
+    assert "| `test` | test | 8 | 8 | 0 | `test` 8 | **never** |" in card
+    assert "| `sft` | train | 4 | 4 | 4 | `sft` 4 | yes |" in card
+    assert "10.24432/C50P49" in card
+    known = set(numbers_in(json.loads(files["provenance/facts.json"])))
+    known |= {float(len(content)) for content in pools.values()}
+    found = NUMBER.findall(prose_of(card))
+    assert [token for token in found if token not in CONSTANTS and not traceable(token, known)] == []
+    assert facts.pools[-1].held_out
+
+
+def test_a_released_pool_is_read_as_a_pool_again(dataset, tmp_path):
+    run, _, pools, _ = dataset
+    (tmp_path / "sft.parquet").write_bytes(pools["data/sft.parquet"])
+    assert convert(tmp_path / "sft.parquet", tmp_path / "pools", "sft") == {"rows": 4, "demonstrations": 4}
+    before = list(read_rows(run.root / "data" / "pools" / "sft.jsonl"))
+    after = list(read_rows(tmp_path / "pools" / "sft.jsonl"))
+    for name in ("id", "prompt", "response", "answer", "system", "source"):
+        assert [row[name] for row in after] == [row[name] for row in before]
+    pictures = [(run.root / "data" / "pools" / row["images"][0]).read_bytes() for row in before]
+    assert [(tmp_path / "pools" / row["images"][0]).read_bytes() for row in after] == pictures
+
+
+def test_pools_are_the_same_bytes_again(dataset):
+    run, _, pools, _ = dataset
+    assert pool_files(run) == pools
+
+
+def test_data_of_ones_own_are_not_released(tmp_path):
+    run = make_release_run(tmp_path, hub=True, evaluated=())
+    make_stage(run, "data", 1, kind="data")
+    with pytest.raises(BadInput, match="licence is not known"):
+        gather_dataset(run, "prism-vlm/data", "v1.0")
