@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fault_table import REPO, Row, environment, library, run, table
-from loopback import hub
+from fault_table import RELEASE, REPO, TAG, Row, environment, library, run, table, whole
+from loopback import hook, hub
 
 from release import manifest
 
@@ -46,6 +48,36 @@ def test_main_is_whole_or_untouched_and_the_same_command_completes(rows, tmp_pat
     row = run(case, line, tmp_path, library(tmp_path / "release"))
     rows.append(row)
     assert not row.wrong
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same release", "different ones"])
+def test_of_two_publishers_that_commit_at_once_one_is_told_of_the_other(tmp_path, same):
+    other = RELEASE if same else RELEASE | {"model-00002-of-00002.safetensors": b"9" * 300_000}
+    programs = [library(tmp_path / "a"), library(tmp_path / "b", other, TAG if same else "v3.0")]
+    together = threading.Barrier(2, timeout=60)
+    with hub(tmp_path / "hub") as server:
+        server.store.create("model", REPO, private=True, author="prism-bot")
+        server.fault("commit", hook(before=lambda call: together.wait()), times=2)
+
+        def publish(program):
+            env = environment(server, "2.x")
+            return subprocess.run(program.command, env=env, capture_output=True, text=True, timeout=120)
+
+        with ThreadPoolExecutor(2) as pool:
+            ended = list(pool.map(publish, programs))
+        codes = [process.returncode for process in ended]
+        repo = server.repo(REPO)
+        assert len(repo.history()) == 2
+        if same:
+            assert codes == [0, 0]
+        else:
+            assert sorted(codes) == [0, 1]
+            assert "moved to commit" in ended[codes.index(1)].stderr
+            assert whole(repo, repo.heads["main"], programs[codes.index(0)].release)
+            assert publish(programs[codes.index(1)]).returncode == 0
+        repo = server.repo(REPO)
+        for program in programs:
+            assert whole(repo, repo.tags[program.command[program.command.index("--tag") + 1]], program.release)
 
 
 DOWNLOAD = "import sys, huggingface_hub as hub; print(hub.snapshot_download(sys.argv[1], revision='v1.0'))"

@@ -75,15 +75,15 @@ class Program:
     """It takes `--verify DIR`, to download and compare what it published."""
 
 
-def library(folder: Path) -> Program:
-    """The release package on a small release, made in `folder`."""
+def library(folder: Path, files: Mapping[str, bytes] | None = None, tag: str = TAG) -> Program:
+    """The release package on some files (default: `RELEASE`), which it puts into `folder`."""
     folder.mkdir(parents=True)
-    for name, content in RELEASE.items():
+    for name, content in (RELEASE if files is None else files).items():
         (folder / name).write_bytes(content)
     manifest.write(folder, manifest.scan(folder))
     publisher = Path(__file__).with_name("publisher.py")
     receipts = folder.with_name(f"{folder.name} receipts")
-    return Program([sys.executable, publisher, folder, REPO, receipts, "--tag", TAG, "--public"], folder)
+    return Program([sys.executable, publisher, folder, REPO, receipts, "--tag", tag, "--public"], folder)
 
 
 def command_line(run: str, runs: Path, folder: Path) -> Program:
