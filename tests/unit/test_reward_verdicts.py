@@ -66,6 +66,42 @@ def test_the_answers_labelled_later():
     assert report["recall"] >= 0.98, report["disagreements"]
 
 
+def test_the_answers_labelled_blind():
+    """Four rounds, each labelled in full before the matcher saw one of its answers; the misses that stay are in it."""
+    report = check(read_pairs(PAIRS.with_name("reward_pairs_blind.jsonl"))).told()
+    assert report["answers"] > 5000
+    assert report["errors"] == 0
+    assert report["precision"] >= 0.999
+    assert report["recall"] >= 0.99, report["disagreements"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"), [("12", True), ("12 cm", True), ("120 mm", True), ("12 m", False), ("12 kg", False)]
+)
+def test_an_accepted_answer_with_a_unit_speaks_for_the_one_without(answer, expected):
+    assert decide(answer, ["12", "12 cm"]).correct is expected
+    assert decide(answer, ["12 cm", "12"]).correct is expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("Yes, there is no change", "no"),
+        ("half past nine", "50%"),
+        ("Correct option: C", "yes"),
+        ("6 (since 2*3 = 6)", "\\{1\\}"),
+        ("9π", "9"),
+        ("x > 2", "x < -2 or x > 2"),
+        ("3^2x+1", "3^{2x+1}"),
+    ],
+)
+def test_what_was_taken_for_another_answer(answer, reference):
+    """Accepted once, or not decided, when all the labelled answers were held against references of other pairs."""
+    verdict = decide(answer, reference)
+    assert not verdict.error
+    assert not verdict.correct
+
+
 def test_the_self_test_passes_and_notices_a_matcher_that_accepts_everything(monkeypatch):
     assert self_test.self_test() == []
     monkeypatch.setattr(self_test, "decide", lambda answer, reference: match_module.Verdict(True, "any", "any"))

@@ -15,7 +15,8 @@ from integrations.verl.reward.clean import clean, without_lead, without_reason
 _ONE = re.compile(r"[(\[{]?\s*([A-J])\s*[)\]}]?|[(\[]\s*([a-j])\s*[)\]]|([a-j])\)")
 _MANY = re.compile(r"[A-H]{2,8}")
 _WITH_TEXT = re.compile(r"(?:[(\[]\s*([A-J])\s*[)\]]\s*[.:)]?|([A-J])\s*[.):])\s*(\S.*)", re.DOTALL)
-_LISTED = re.compile(r"[(\[{]?\s*[A-H]\b(?:(?:[\s,;&/()\[\]]|\band\b|和|与|及)*\b[A-H]\b)+[)\]}\s]*")
+_LISTED = re.compile(r"[(\[{]?\s*[A-H](?![A-Za-z])(?:(?:[\s,;&/()\[\]]|\band\b|和|与|及)+[A-H](?![A-Za-z]))+[)\]}\s]*")
+_IN_ORDER = re.compile(r"[(\[]?[A-H](?:\s*(?:,|→|>|-|;|\bthen\b|\band\b)*\s*[A-H])+[)\]]?")
 _WORD = re.compile(
     r"(?:(?:the\s+)?(?:(?:correct|right|final|best)\s+)*(?:options?|choices?|answers?|letters?)\b\s*"
     r"(?:is\b|are\b)?\s*[:=]?"
@@ -63,6 +64,8 @@ class Choice:
     letters: frozenset[str]
     text: str
     """The option's text, empty where the reference does not tell it."""
+    order: str = ""
+    """The letters in the order they must have: that of a reference such as `A, C, B`, which is not the alphabet's."""
 
 
 def read_reference(reference: str) -> Choice | None:
@@ -73,7 +76,9 @@ def read_reference(reference: str) -> Choice | None:
         return Choice(frozenset(reference), "")
     if _LISTED.fullmatch(reference):
         letters = re.findall(r"[A-H]", reference)
-        return Choice(frozenset(letters), "") if len(set(letters)) == len(letters) else None
+        if len(set(letters)) < len(letters):
+            return None
+        return Choice(frozenset(letters), "", "" if letters == sorted(letters) else "".join(letters))
     if match := _WITH_TEXT.fullmatch(reference):
         return Choice(frozenset(match.group(1) or match.group(2)), clean(match.group(3)))
     return None
@@ -90,6 +95,8 @@ def decide(prediction: str, right: Choice, same: Callable[[str, str], bool]) -> 
     text = _bare(prediction)
     if match := _SMALL.match(text):
         text = text[: match.end(1)].upper() + text[match.end(1) :]
+    if right.order:
+        return _IN_ORDER.fullmatch(text) is not None and "".join(re.findall("[A-H]", text)) == right.order, "order"
     if len(right.letters) > 1:
         return right.letters in (_letters(text), _letters(text.upper())), "letters"
     if len(text) == 1 and text.upper() in "ABCDEFGHIJ":

@@ -108,7 +108,8 @@ _WHITE = re.compile(r"\s+")
 _CIRCLED = str.maketrans({chr(0x2460 + n): f"({n + 1}) " for n in range(9)})
 _CLOSING = " \t\n.,;:!?…"
 _LEAD = re.compile(
-    r"(?:(?:(?:only|just|exactly)(?=\s(?!over|under|above|below|about))|(?:the )?(?:month|year) of"
+    r"(?:(?:(?:only|just|exactly)(?=\s+(?:[0-9$]|one|two|three|four|five|six|seven|eight|nine|ten))"
+    r"|(?:the )?(?:month|year) of"
     r"|so|thus|hence|therefore|finally|then|ok|okay|well|final|in conclusion|we (?:get|have|find)(?: that)?"
     r"|i (?:choose|pick|select|think(?: that)?|believe(?: that)?)|my answer is|it (?:is|'s|was)|it's|this is|that is"
     r"|(?:the )?points?\s+(?=[A-Z]\s*\()|(?:an?|the) (?=[$]?[0-9])|(?:a )?total of (?=[$]?[0-9])"

@@ -22,6 +22,7 @@ _NUMBERS = re.compile(r"[+-]?[0-9.]+(?: [+-]?[0-9.]+)+")
 _OF_NAMES = re.compile(r"^[^=:比]{1,30}(?:(?::|比)[^=:比]{1,30})+=\s*")
 _PLAIN_RANGE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*-\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)")
 _SAID_OF = re.compile(r"\b([a-zA-Z])\s*(?:是|为|:)\s*(?=[-+0-9\\])")
+_COMPARED = re.compile("[<>≤≥≠]")
 MOST_PARTS = 64
 
 
@@ -46,6 +47,8 @@ def solutions(answer: str, reference: str, same: Same) -> Said | None:
     else:
         right = parts.solutions(reference)
     if right is None:
+        return None
+    if whole is not None and whole.kind == "either" and any(map(_COMPARED.search, right)):  # a region, read before
         return None
     if whole is not None and whole.kind == "either" and "=" not in reference and _wordy(right):
         return any(same(answer, one) for one in right), "several"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from integrations.verl.reward import choice, compare, parts, quantity, yes_no
 from integrations.verl.reward.clean import LONGEST, clean
@@ -58,12 +58,23 @@ def _decide(prediction: str, references: tuple[str, ...]) -> Verdict:
     answer = clean(prediction)
     if not answer:
         return Verdict(False, "empty", "any")
-    verdicts = []
-    for reference in references:
-        verdicts.append(_against(answer, clean(reference)))
-        if verdicts[-1].correct:
+    accepted_ones = [clean(reference) for reference in references]
+    verdict = Verdict(False, "empty", "any")
+    for reference in accepted_ones:
+        verdict = _against(answer, reference)
+        if verdict.correct and not _SIMPLE.fullmatch(answer) and _SIMPLE.fullmatch(reference):
+            return next((other for other in _in_other_units(answer, accepted_ones)), verdict)
+        if verdict.correct:
             break
-    return verdicts[-1]
+    return verdict
+
+
+def _in_other_units(answer: str, references: list[str]) -> Iterator[Verdict]:
+    """Where `12` and `12 cm` are accepted, the verdict on `12 m`: the second says what the first leaves out."""
+    for reference in references if len(references) > 1 else ():
+        verdict = _against(answer, reference)
+        if verdict.rule == "unit" and not verdict.correct:
+            yield verdict
 
 
 def _against(answer: str, reference: str) -> Verdict:

@@ -18,6 +18,7 @@ _WORD_OR = re.compile(r"\s*,?\s*(?:\bor\b|\bor else\b|\|\||或者|或)\s*|\s+\|\
 _NUMBERED = re.compile(r"(?<![A-Za-z\\])\(\s*([1-9]|i{1,3}|iv|v)\s*\)\s*")
 _THOUSANDS = re.compile(r"\s*[$+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?\s*[^\W\d]*\s*")
 _TRANSPOSED = re.compile(r"(?<=[\])}])\^\{?\s*(?:T|\\top)\s*\}?$")
+_ROWS = re.compile(r"\[([^\[\]();]+(?:;[^\[\]();]+)+)\]")
 _BINOM = re.compile(r"\\binom\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _POINT = re.compile(r"[A-Z]'?\s*=?\s*(?=[(])")
 _MATRIX = re.compile(r"\\begin\s*\{([pbvBV]?matrix|array)\}(?:\{[lcr|]*\})?(.*?)\\end\s*\{\1\}", re.DOTALL)
@@ -128,6 +129,8 @@ def matrix(text: str) -> list[list[str]] | None:
     if match := _MATRIX.fullmatch(text.strip("()[] ")):
         rows = [row.strip() for row in match[2].split(NEW_ROW) if row.strip()]
         return [[clean(cell) for cell in row.split("&")] for row in rows]
+    if match := _ROWS.fullmatch(text):
+        return [[clean(cell) for cell in re.split(r"[\s,]+", row.strip())] for row in match[1].split(";")]
     if match := _BINOM.fullmatch(text):
         return [[clean(match[1])], [clean(match[2])]]
     outer = split(text)
@@ -144,6 +147,8 @@ def name_and_values(text: str) -> tuple[list[str], list[str]] | None:
     if "=" not in text or re.search(r"[<>≤≥≠!:]=|=[<>]|==|[≠<>≤≥]", text):
         return None
     sides = [side.strip() for side in top_level(text, "=")]
+    if len(sides) == 1:  # every sign of equality stands in brackets
+        return None
     if sides[0] == "":
         sides = sides[1:]
     if not all(sides) or len(sides) > 8:
@@ -158,7 +163,7 @@ def name_and_values(text: str) -> tuple[list[str], list[str]] | None:
 
 def is_name(text: str) -> bool:
     """Whether a cleaned text is what may stand before `=`: a variable, an angle, a length, a few words."""
-    return _NAME.fullmatch(text) is not None
+    return text != "π" and _NAME.fullmatch(text) is not None
 
 
 def plain_name(name: str) -> str:

@@ -48,7 +48,7 @@ _SUPERLATIVE = re.compile(
 _BEFORE = re.compile(r"^(?:(?:is|are|was|were)\s+|一[个种条只](?=\w))")
 _DOUBT = re.compile(
     r"\b(?:not|isn't|n't|never|if|or|maybe|perhaps|wrong|neither|except|ignore|instructions?|opposite|instead|cannot"
-    r"|can't|deny|denies|doubt|disagree|reject|refuse|false|incorrect|unlikely|unless|options?)\b|不|或|非|若",
+    r"|can't|yes|no|deny|denies|doubt|disagree|reject|refuse|false|incorrect|unlikely|unless|options?)\b|不|或|非|若",
     re.IGNORECASE,
 )
 

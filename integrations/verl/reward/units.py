@@ -185,6 +185,7 @@ def _table() -> tuple[dict[str, Unit], dict[str, Unit]]:
         units |= _with_prefixes(symbol, names.split(), Fraction(factor), _dims(base), chinese.split(), units)
     for name, (size, offset) in _TEMPERATURES.items():
         units[name] = Unit(Fraction(str(size)), (("K", 1),), Fraction(offset))
+    units |= {name + "s": units[name] for name in ("kg", "cm", "mm", "km", "ml")}
     folded: dict[str, Unit | None] = {}
     for name, unit in units.items():
         key = name.casefold()

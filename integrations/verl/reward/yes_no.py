@@ -28,6 +28,9 @@ _NO_OTHER = re.compile(
     re.IGNORECASE,
 )
 """`no idea`, `no one knows`: not a no."""
+_ABOUT_ANOTHER = re.compile(
+    r"(?:correct|true|incorrect|false) (?:options?|answers?|choices?|value|result)\b", re.IGNORECASE
+)
 _OF_THE_WORD = re.compile(r"[\"']?\s*(?:is|was|would be|seems) (?:wrong|incorrect|false|not)\b", re.IGNORECASE)
 _JOINED = re.compile(r"\s*(?:/|\||or\b|and\b|but\b|&|\?|\bmaybe\b|if\b|unless\b|only\b)", re.IGNORECASE)
 
@@ -49,7 +52,7 @@ def read(answer: str) -> bool | None:
     if match is None:
         return None
     said, rest = match.group(1).casefold() in _YES, match.group(2)
-    if _NO_OTHER.match(match.group(0)) or _OF_THE_WORD.match(rest):
+    if _ABOUT_ANOTHER.match(match.group(0)) or _NO_OTHER.match(match.group(0)) or _OF_THE_WORD.match(rest):
         return None
     if _JOINED.match(rest) or _CONTRADICTS[said].search(rest):
         return None
