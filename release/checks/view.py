@@ -75,7 +75,7 @@ class View:
         """`lstat` of everything that is no folder, by path."""
         self.files = [path for path, status in self.status.items() if stat.S_ISREG(status.st_mode)]
         self._texts: dict[str, str] = {}
-        self._json: dict[str, Any] = {}
+        self._documents: dict[str, tuple[Any, str]] = {}
 
     @cached_property
     def links(self) -> Counter[tuple[int, int]]:
@@ -92,14 +92,18 @@ class View:
             self._texts[path] = (self.folder / path).read_bytes().decode("utf-8", "replace") if fits else ""
         return self._texts[path]
 
+    def document(self, path: str) -> tuple[Any, str]:
+        """A JSON file's value, and why it has none; None and a reason for one that is missing or not JSON."""
+        if path not in self._documents:
+            try:
+                self._documents[path] = strict_json(self.text(path)), ""
+            except ValueError as error:
+                self._documents[path] = None, str(error)
+        return self._documents[path]
+
     def json(self, path: str) -> Any:
         """A JSON file's value; None when it is missing or not JSON (the check `json` tells)."""
-        if path not in self._json:
-            try:
-                self._json[path] = strict_json(self.text(path))
-            except ValueError:
-                self._json[path] = None
-        return self._json[path]
+        return self.document(path)[0]
 
     def object(self, path: str) -> dict[str, Any]:
         """A JSON file's object; empty for anything else."""

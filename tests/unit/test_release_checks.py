@@ -551,3 +551,25 @@ def test_long_texts_of_one_kind_cost_little() -> None:
         for spelling in secrets.spellings(word * count):
             for look in looks:
                 assert len(list(look(spelling))) <= count
+
+
+@pytest.mark.parametrize(
+    ("base", "ours", "allowed"),
+    [
+        ("apache-2.0", "apache-2.0", True),
+        ("apache-2.0", "mit", False),
+        ("mit", "apache-2.0", True),
+        ("cc-by-4.0", "cc-by-4.0", True),
+        ("cc-by-4.0", "apache-2.0", False),
+        ("cc-by-sa-4.0", "cc-by-4.0", False),
+        ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", True),
+        ("cc-by-nc-4.0", "cc-by-4.0", False),
+        ("llama3.2", "llama3.2", True),
+        ("llama3.2", "apache-2.0", False),
+        ("gemma", "gemma", True),
+    ],
+)
+def test_a_licence_must_be_allowed_by_the_base_models(folder: Path, base: str, ours: str, *, allowed: bool) -> None:
+    context = replace(CONTEXT, licence=ours, base_licence=base)
+    found = {finding.check for finding in check(folder, context)}
+    assert ("licence" not in found) == allowed
