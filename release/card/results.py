@@ -161,12 +161,10 @@ def _both(line: Line, what: str) -> str:
     """A rate of both models, the second model's first, as in the columns of scores."""
     if line.answers is None:
         return "–"
-    own = percent(line.answers[what])
-    return (
-        own
-        if line.other_answers is None
-        else f"{percent(line.other_answers[what])}\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}{own}"
-    )
+    own, blank = percent(line.answers[what]), "\N{NO-BREAK SPACE}"
+    if line.other_answers is None:
+        return own
+    return Markup(f"{percent(line.other_answers[what])}{blank}/{blank}{own}")
 
 
 def checkpoints(comparison: Json, facts: Facts) -> dict[str, Any]:

@@ -68,9 +68,9 @@ def interval(ci: list[float]) -> Markup:
     return Markup(f"[{points(ci[0])},\N{NO-BREAK SPACE}{points(ci[1])}]")
 
 
-def p_value(value: float | None) -> str:
+def p_value(value: float | None) -> Markup:
     """A p value to three decimals."""
-    return "–" if value is None else "<\N{NO-BREAK SPACE}0.001" if value < 0.001 else f"{value:.3f}"
+    return Markup("–" if value is None else "&lt;\N{NO-BREAK SPACE}0.001" if value < 0.001 else f"{value:.3f}")
 
 
 def count(value: int | float) -> str:

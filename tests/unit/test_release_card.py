@@ -432,7 +432,7 @@ def test_numbers_are_written_for_people():
     assert text.points(-0.0149) == "−1.5"
     assert text.points(0.0571) == "+5.7"
     assert text.points(-0.0001) == "0.0"
-    assert text.p_value(0.0004) == "<\N{NO-BREAK SPACE}0.001"
+    assert text.p_value(0.0004) == "&lt;\N{NO-BREAK SPACE}0.001"
     assert text.p_value(None) == "–"
     assert (text.duration(42), text.duration(600), text.duration(7200)) == ("42 s", "10.0 min", "2.0 h")
     assert text.number(4e-05) == "4e-05"
