@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from integrations.errors import BadInput
 
@@ -89,22 +89,23 @@ def needed(recipe: Recipe) -> tuple[list[Wanted], list[str]]:
     if recipe.model.kind == "hub" and recipe.model.repo:
         name = recipe.model.repo.split("/")[1]
         found[name] = Wanted(name, model(recipe.model.repo, recipe.model.revision), models / name)
-    for folder in _model_folders(recipe):
+    for folder in _values(recipe, "upcycle_from", "init_from"):
         owner = AUTHORS if "-SFT" in folder.name or "Moe" in folder.name else "Qwen"
         if folder.name.startswith("Qwen"):
             found.setdefault(folder.name, Wanted(folder.name, model(f"{owner}/{folder.name}"), folder))
-    for stage in recipe.stages.values():
-        pairs = getattr(stage, "pairs", None)
-        if pairs is not None:
-            found["pairs"] = Wanted("pairs", PAIRS, Path(pairs))
+    for pairs in _values(recipe, "pairs"):
+        found["pairs"] = Wanted("pairs", PAIRS, pairs)
     return [*found.values()], own
 
 
-def _model_folders(recipe: Recipe) -> Iterator[Path]:
-    for stage in recipe.stages.values():
-        for field in ("upcycle_from", "init_from"):
-            value: Any = getattr(stage, field, None)
-            if value and value != "policy":
+def _values(recipe: Recipe, *fields: str) -> Iterator[Path]:
+    """Paths that stages name in these fields, in every arm's own settings."""
+    everything = [*recipe.stages.values()]
+    everything += [recipe.stage_of(arm, stage) for arm in recipe.arms for stage in recipe.arms[arm].stages]
+    for settings in everything:
+        for field in fields:
+            value = getattr(settings, field, None)
+            if isinstance(value, str) and value != "policy":
                 yield Path(value)
 
 

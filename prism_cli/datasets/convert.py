@@ -16,7 +16,8 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 SMALL = 50_000_000
 """Bytes of rows below which starting processes takes longer than it saves."""
+TRIED = 100
+"""Pairs whose images are looked for before all of them are taken as they are."""
 NAMED = 3
 """Rows named for each reason."""
 News = Callable[[str], None]
@@ -105,7 +108,8 @@ def _take(item: Item, downloads: Path, target: Path) -> str | None:
             write_picture(target.parent / image, item.embedded[image])
             images.append(image)
         else:
-            images.append(f"images/{target.stem}/{image}")
+            folder = target.parent / "images" / target.stem
+            images.append(f"images/{target.stem}/{placed(image, folder) or image}")
     item.row["images"] = images
     wrong = [(where, what) for level, where, what in problems(item, target.parent, None) if level == "error"]
     return f"`{wrong[0][0]}` {wrong[0][1]}" if wrong else None
@@ -141,15 +145,55 @@ def _join(target: Path, parts: Path, shards: Sequence[str], told: Sequence[dict[
     return {"rows": rows, "left_out": left_out}
 
 
+def placed(image: str, folder: Path) -> str | None:
+    """Where below a folder an image lies that a row names by a path of its authors' machine, or of another root.
+
+    Its own path is tried, then shorter ends of it, in the folder and in each folder directly inside.
+    """
+    parts = [part for part in image.split("/") if part not in ("", ".", "..")]
+    for start in range(len(parts)):
+        end = "/".join(parts[start:])
+        if os.path.isfile(f"{folder}/{end}"):
+            return end
+        for inside in _inside(folder):
+            if os.path.isfile(f"{folder}/{inside}/{end}"):
+                return f"{inside}/{end}"
+    return None
+
+
+@cache
+def _inside(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
 def pairs(files: Sequence[str], downloads: Path, target: Path, commit: str, news: News) -> dict[str, Any]:
-    """Warm-up pairs: the lines linked to `target`, their images unpacked or linked beside it."""
+    """Warm-up pairs: the lines linked to `target`, their images unpacked or linked beside it.
+
+    Where the lines name images by other paths than they lie at, they are written anew with these.
+    """
     lines = next((name for name in files if name.endswith(".jsonl")), None)
     if lines is None:
         raise BadInput(f"{downloads} has no JSON lines with pairs", "look at the repository")
     _spread(files, downloads, target.parent, commit, news)
-    _link(downloads / lines, target)
+    target.unlink(missing_ok=True)
+    with (downloads / lines).open("rb") as stream:
+        as_they_are = all(os.path.isfile(target.parent / json.loads(line)["image"]) for line in islice(stream, TRIED))
+    if as_they_are:
+        _link(downloads / lines, target)
+    else:
+        _write_pairs(downloads / lines, target)
     with target.open("rb") as stream:
         return {"rows": sum(1 for _ in stream), "left_out": {}}
+
+
+def _write_pairs(source: Path, target: Path) -> None:
+    partial_file = target.with_name(f".{target.name}.partial")
+    with source.open("rb") as lines, partial_file.open("w", encoding="utf-8") as stream:
+        for line in lines:
+            pair = json.loads(line)
+            pair["image"] = placed(str(pair.get("image")), target.parent) or pair.get("image")
+            stream.write(json.dumps(pair, ensure_ascii=False) + "\n")
+    partial_file.replace(target)
 
 
 def _spread(files: Sequence[str], downloads: Path, folder: Path, commit: str, news: News) -> None:

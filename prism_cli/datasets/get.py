@@ -78,6 +78,14 @@ def receipt_of(target: Path) -> Path:
     return target.with_name(f"{stem}.receipt.json")
 
 
+def fetched_model(repo: str, revision: str | None) -> Path | None:
+    """A model that `prism data get` fetched into `models/`, at this revision or, where none is asked for, at any."""
+    folder = Path("models", repo.split("/")[1]).absolute()
+    receipt = read_json(receipt_of(folder)) or {}
+    fits = receipt.get("repo") == repo and revision in (None, receipt.get("revision"))
+    return folder if fits and receipt.get("done") and (folder / "config.json").is_file() else None
+
+
 def plan(wanted: Wanted, downloads: Path, update: bool, revision: str | None = None) -> Plan:
     """Ask the Hub what there is to fetch.
 

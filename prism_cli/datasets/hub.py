@@ -14,6 +14,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,35 +95,45 @@ def _size(path: Path) -> int:
 
 
 def download(source: Source, commit: str, files: Sequence[RemoteFile], folder: Path) -> None:
-    """Fetch files into a folder, and compare each with its checksum.
+    """Fetch the files that a folder lacks, and compare every file with its checksum.
 
     Raises:
-        BadInput, StageFailed: as `listing`; a file that differs is removed and named.
+        BadInput, StageFailed: as `listing`; a file that comes with other bytes is removed and named.
     """
     from huggingface_hub import snapshot_download
 
-    state = folder / ".cache" / "huggingface" / "download"
+    _remove([file for file in files if _size(folder / file.path) == file.size and not _same(folder, file)], folder)
+    state = folder / ".cache" / "huggingface"
     for leftover in state.rglob("*.incomplete"):  # of a killed process; nothing goes on with it
         leftover.unlink(missing_ok=True)
-    if missing(files, folder):
+    lacking = missing(files, folder)
+    if lacking:
         with explained(source, commit):
             snapshot_download(
                 source.repo,
                 repo_type=source.kind,
                 revision=commit,
                 local_dir=folder,
-                allow_patterns=[_literal(file.path) for file in files],
+                allow_patterns=[_literal(file.path) for file in lacking],
             )
-    wrong = [file for file in files if not _same(folder / file.path, file)]
-    for file in wrong:
-        (folder / file.path).unlink(missing_ok=True)
-        (state / f"{file.path}.metadata").unlink(missing_ok=True)
+    wrong = [file for file in lacking if not _same(folder, file)]
+    _remove(wrong, folder)
     if wrong:
         raise StageFailed(
             f"{', '.join(file.path for file in wrong[:3])} of {source.repo} came with other bytes than the Hub has "
             "(checksums differ); removed",
             "run the same command again: it fetches what is missing; if it repeats, suspect a proxy or the disk",
         )
+    shutil.rmtree(state, ignore_errors=True)  # times of fetching, which would make equal model folders differ
+    if state.parent.is_dir() and not any(state.parent.iterdir()):
+        state.parent.rmdir()
+
+
+def _remove(files: Sequence[RemoteFile], folder: Path) -> None:
+    """Files, and what the library notes of them."""
+    for file in files:
+        (folder / file.path).unlink(missing_ok=True)
+        (folder / ".cache" / "huggingface" / "download" / f"{file.path}.metadata").unlink(missing_ok=True)
 
 
 def _literal(path: str) -> str:
@@ -130,7 +141,8 @@ def _literal(path: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in path)
 
 
-def _same(path: Path, file: RemoteFile) -> bool:
+def _same(folder: Path, file: RemoteFile) -> bool:
+    path = folder / file.path
     if _size(path) != file.size:
         return False
     if file.sha256 is not None:

@@ -17,6 +17,7 @@ from integrations.common.files import hash_file, hash_json, write_json
 from integrations.common.parquet_rows import convert
 from integrations.contract import Follower, Launch, Progress, StageContext, StageResult
 from integrations.errors import BadInput, StageFailed
+from prism_cli.datasets.get import fetched_model
 
 
 class NoProgress:
@@ -119,9 +120,12 @@ def _link(source: Path, target: Path, field: str) -> None:
 
 
 def _fetch(settings: Any, target: Path) -> None:
-    """The published base model, from a folder or from the Hub at a pinned revision."""
+    """The published base model, from a folder, as `prism data get` fetched it, or from the Hub."""
     if settings.path is not None:
         _link(Path(settings.path).expanduser(), target, "model.path")
+        return
+    if (here := fetched_model(settings.repo, settings.revision)) is not None:
+        _link(here, target, "model.repo")
         return
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from loopback import FOREVER, Hub, hub, status, trickle
-from published import chart, encoded, jsonl, parquet, repositories, rl_record, sft_record
+from published import archive, chart, encoded, jsonl, pair_record, parquet, repositories, rl_record, sft_record
 
 from integrations.common.rows import read_rows
-from integrations.errors import BadInput
+from integrations.errors import BadInput, RunLocked
+from prism_cli.datasets import catalogue, convert, reading
 from prism_cli.datasets import get as getting
+from prism_cli.datasets import hub as hubs
+from prism_cli.pipeline import groundwork
+from prism_cli.recipes.load import builtin_names, load
+from prism_cli.recipes.schema import HubModel
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,7 +100,7 @@ def test_a_recipes_data_and_models_arrive_as_its_stages_read_them(server: Hub, h
     assert rows["public"][0]["answer"] == "1"
     assert (data / rows["public"][3]["images"][0]).read_bytes() == encoded(chart(103))
     policy = here / "models" / "Qwen3-VL-4B-Instruct"
-    assert sorted(path.name for path in policy.iterdir() if path.is_file()) == [
+    assert sorted(path.name for path in policy.rglob("*")) == [
         "config.json",
         "model.safetensors",
         "tokenizer.json",
@@ -136,6 +144,18 @@ def test_pairs_lie_beside_their_images_and_share_their_bytes(server: Hub, here: 
     assert (pairs.parent / image).read_bytes() == encoded(chart(2))
     original = here / "data/hub/prism-vlm/rl_dataset/qwen3_vl_moe_warmup_pairwise_120k.jsonl"
     assert pairs.stat().st_ino == original.stat().st_ino
+
+
+def test_images_that_lie_elsewhere_than_rows_say_are_found(server: Hub, here: Path) -> None:
+    lines = [pair_record(number, image=f"/training-data/somebody/images/{number}.png") for number in range(3)]
+    name = "qwen3_vl_moe_warmup_pairwise_120k.jsonl"
+    moved = archive({f"pairwise/images/{number}.png": encoded(chart(number)) for number in range(3)})
+    changed = {name: jsonl(lines), "pairwise_images.tar.gz": moved}
+    server.push("prism-vlm/rl_dataset", dict(changed), type="dataset")
+    told(get(server, here, "--only", "pairs", "--json"))
+    pairs = [json.loads(line) for line in (here / "data/pairs/pairs.jsonl").read_text().splitlines()]
+    assert [pair["image"] for pair in pairs] == [f"pairwise/images/{number}.png" for number in range(3)]
+    assert (here / "data/pairs" / pairs[2]["image"]).read_bytes() == encoded(chart(2))
 
 
 def test_loose_pictures_are_linked_not_copied(server: Hub, here: Path) -> None:
@@ -259,20 +279,101 @@ def test_a_pool_of_somebody_elses_is_not_overwritten(server: Hub, here: Path) ->
     assert mine.read_text() == "mine\n"
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_fetched(
-    server: Hub, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def teacher(server: Hub, here: Path, monkeypatch: pytest.MonkeyPatch) -> getting.Plan:
+    """A plan for the teacher's pool, in this process."""
     for name, value in server.env(None).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(here)
-    from prism_cli.datasets import catalogue
-
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
     (wanted,) = catalogue.chosen(["teacher"], catalogue.extras(here / "data/prism", here / "models"))
-    plan = getting.plan(wanted, here / "data/hub", update=False)
-    usage = getting.shutil.disk_usage(here)
-    monkeypatch.setattr(getting.shutil, "disk_usage", lambda path: usage._replace(free=int(plan.size * 2)))
+    return getting.plan(wanted, here / "data/hub", update=False)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_fetched(
+    teacher: getting.Plan, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(here)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=int(teacher.size * 2)))
     with pytest.raises(BadInput, match=r"are needed below .* and .* are free"):
-        getting.check_space([plan])
-    monkeypatch.setattr(getting.shutil, "disk_usage", lambda path: usage._replace(free=int(plan.size * 3)))
-    getting.check_space([plan])
+        getting.check_space([teacher])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=int(teacher.size * 3)))
+    getting.check_space([teacher])
+
+
+def test_a_disk_that_fills_up_is_one_error(teacher: getting.Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hubs, "download", full)
+    with pytest.raises(BadInput, match="the disk filled up while prism-vlm/rl_dataset was fetched"):
+        getting.fetch(teacher, 1, print)
+
+
+def test_two_processes_do_not_fetch_the_same(teacher: getting.Plan, here: Path) -> None:
+    folder = here / "data/hub/prism-vlm"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".rl_dataset.lock"), pytest.raises(RunLocked, match="another process is fetching"):
+        getting.fetch(teacher, 1, print)
+
+
+# Conversion, and what training takes of the result
+
+
+def test_an_interrupted_conversion_goes_on_with_the_next_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"train-{number}.parquet" for number in range(3)]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(parquet([sft_record(3 * number + place) for place in range(3)]))
+    target = tmp_path / "data" / "curated.jsonl"
+    target.parent.mkdir()
+    read: list[str] = []
+
+    def items(path: Path) -> Any:
+        if path.name == names[1] and read.count(names[0]) == 1 and names[1] not in read:
+            read.append(names[1])
+            raise KeyboardInterrupt
+        read.append(path.name)
+        return reading.items(path)
+
+    monkeypatch.setattr(convert, "items", items)
+    with pytest.raises(KeyboardInterrupt):
+        convert.pool(names, tmp_path, target, "a" * 40, 1, print)
+    assert not target.exists()
+    assert convert.pool(names, tmp_path, target, "a" * 40, 1, print) == {"rows": 9, "left_out": {}}
+    assert read.count(names[0]) == 1
+    assert len({row["id"] for row in read_rows(target)}) == 9
+    assert [path.name for path in target.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_archive_cannot_write_outside_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(jsonl([sft_record(0, images=["0.png"])]))
+    (tmp_path / "images.tar.gz").write_bytes(archive({"../../outside.png": b"x"}))
+    target = tmp_path / "deep" / "data" / "curated.jsonl"
+    target.parent.mkdir(parents=True)
+    with pytest.raises(BadInput, match="cannot unpack"):
+        convert.pool(["rows.jsonl", "images.tar.gz"], tmp_path, target, "a" * 40, 1, print)
+    assert [*tmp_path.rglob("outside.png")] == []
+
+
+def test_training_starts_from_the_model_that_was_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "models" / "Qwen3-VL-4B-Instruct"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    repo = "Qwen/Qwen3-VL-4B-Instruct"
+    assert getting.fetched_model(repo, None) is None
+    receipt = {"repo": repo, "revision": "a" * 40, "done": True}
+    getting.receipt_of(folder).write_text(json.dumps(receipt))
+    groundwork._fetch(HubModel(repo=repo), tmp_path / "model")
+    assert (tmp_path / "model").resolve() == folder
+    assert getting.fetched_model(repo, "a" * 40) == folder
+    assert getting.fetched_model(repo, "b" * 40) is None
+    getting.receipt_of(folder).write_text(json.dumps({**receipt, "done": False}))
+    assert getting.fetched_model(repo, None) is None
+
+
+def test_every_builtin_recipe_says_what_it_needs() -> None:
+    for name in builtin_names():
+        wanted, own = catalogue.needed(load(name).recipe)
+        assert own == ([] if name == "digits" else ["test"]), name
+        assert bool(wanted) == (name != "digits")
