@@ -38,8 +38,8 @@ def attention_keys(model: Dimensions, width: int) -> float:
     return 2 * width * model.kv_heads * model.head
 
 
-def decoder(model: Dimensions, tokens: float, keys: float, width: int, checkpointing: bool) -> float:
-    """All decoder layers' activations.
+def decoder(model: Dimensions, tokens: float, keys: float, width: int, checkpointing: bool) -> tuple[float, float]:
+    """All decoder layers' activations: those that are kept until the way back, and those of one layer at a time.
 
     Args:
         tokens: that run.
@@ -47,10 +47,11 @@ def decoder(model: Dimensions, tokens: float, keys: float, width: int, checkpoin
         checkpointing: each layer keeps its input, and its keys and values for the repetition; one at a time has all.
     """
     layer = per_token(model, width) * tokens + attention_keys(model, width) * keys
+    final = (8 if width == 2 else 12) * model.hidden * tokens
     if not checkpointing:
-        return model.layers * layer + _final(model, tokens, width)
+        return model.layers * layer + final, 0.0
     kept = (width * model.hidden + attention_keys(model, width)) * tokens
-    return model.layers * kept + layer + working(model, tokens, width) + _final(model, tokens, width)
+    return model.layers * kept + final, layer + working(model, tokens, width)
 
 
 def working(model: Dimensions, tokens: float, width: int) -> float:
@@ -58,18 +59,14 @@ def working(model: Dimensions, tokens: float, width: int) -> float:
     return 3 * width * model.inside * max(1, model.top_k) * tokens
 
 
-def _final(model: Dimensions, tokens: float, width: int) -> float:
-    return (8 if width == 2 else 12) * model.hidden * tokens
-
-
-def tower(model: Dimensions, patches: float, width: int, checkpointing: bool) -> float:
-    """The vision tower's activations where it is trained."""
+def tower(model: Dimensions, patches: float, width: int, checkpointing: bool) -> tuple[float, float]:
+    """The vision tower's activations where it is trained, as `decoder`'s."""
     vision = model.vision
     block = width * (11 * vision.hidden + 2 * vision.inside) * patches
     mergers = (1 + vision.deepstack) * width * 4 * vision.hidden * patches
     if not checkpointing:
-        return vision.depth * block + mergers
-    return vision.depth * width * vision.hidden * patches + block + mergers
+        return vision.depth * block + mergers, 0.0
+    return vision.depth * width * vision.hidden * patches + mergers, block
 
 
 def features(model: Dimensions, image_tokens: float, width: int) -> float:

@@ -19,7 +19,7 @@ from prism_cli.planning.models import Dimensions
 from prism_cli.planning.terms import Phase
 
 PIECE = 1 << 24
-"""Numbers that the optimizer updates at once, some 30 bytes for each."""
+"""Numbers that the optimizer updates at once: weight, gradient, both moments and two results, in fp32."""
 MASTERS = {"split": 2.0, "fp32": 4.0, "none": 0.0}
 MOMENTS = {"fp32": 8.0, "bf16": 4.0, "8bit": 2.03, "offload": 0.0}
 
@@ -72,13 +72,21 @@ class Player:
 
     @property
     def running(self) -> dict[str, float]:
-        """What a step has beside the states: the model put together, its gradient, and one more of its largest part."""
+        """What a step has beside the states: the model put together, and its gradient."""
         together = self.width * self.model.parameters if self.processes > 1 else 0.0
-        largest = 0 if self.lora is not None else self.model.largest
-        return {
-            "weights put together": together,
-            "gradients": self.gradient_width * (self.trained + largest),
-        }
+        return {"weights put together": together, "gradients": float(self.gradient_width * self.trained)}
+
+    @property
+    def pieces(self) -> float:
+        """What the optimizer computes with where it keeps its numbers in less than fp32."""
+        if self.width == 4 and self.precision.moments == "fp32":
+            return 0.0
+        return 24.0 * min(PIECE, self.model.largest / self.processes)
+
+    @property
+    def largest(self) -> float:
+        """Bytes of the largest tensor's gradient, which is made beside the gathered one before it is added to it."""
+        return 0.0 if self.lora is not None else float(self.gradient_width * self.model.largest)
 
 
 def processes(job: Job) -> int:
@@ -207,29 +215,53 @@ def graph(
     checkpointing: bool,
     freeze_vision: bool,
     logits: bool = True,
+    largest: float = 0.0,
 ) -> dict[str, float]:
     """Bytes of one part of a step: prompts that are read once, and continuations of them.
+
+    What is kept adds up; of what comes and goes (a layer that is computed again, a chunk of logits) the largest counts.
 
     Args:
         prompts: how many are held, and tokens of each.
         branches: how many continuations are held, and tokens of each.
         images: image tokens of all prompts of the step, whose features are held from its beginning to its end.
-        head_chunk: tokens whose logits are held; 0 where the output layer is not used.
+        head_chunk: tokens whose logits are held at once.
+        logits: whether the output layer is used.
+        largest: bytes of the largest gradient.
     """
     read = prompts[0] * prompts[1]
     tokens = branches[0] * branches[1]
     past = 2 * kept.attention_keys(model, width) * model.layers * read  # and their gradients
-    found = {
-        "prompts' activations": kept.decoder(model, read, read, width, checkpointing) + past,
-        "responses' activations": kept.decoder(model, tokens, tokens + branches[0] * prompts[1], width, checkpointing),
+    of_prompts, one_of_prompts = kept.decoder(model, read, read, width, checkpointing)
+    of_responses, one = kept.decoder(model, tokens, tokens + branches[0] * prompts[1], width, checkpointing)
+    seeing = (0.0, 0.0) if freeze_vision else kept.tower(model, vision_patches(model, images), width, checkpointing)
+    experts = largest if model.experts > 1 else 0.0
+    chunk = kept.LOGITS_OF_CHUNK * model.vocabulary * min(head_chunk, tokens) if logits else 0.0
+    passing = {"logits": chunk + largest, "one layer again": max(one, one_of_prompts) + experts}
+    passing["one vision layer again"] = seeing[1]
+    most = max(passing, key=lambda name: passing[name])
+    return {
+        "prompts' activations": of_prompts + past,
+        "responses' activations": of_responses,
         "images' features": kept.features(model, images, width),
+        "vision activations": seeing[0],
+        most: passing[most],
     }
-    if logits:
-        chunk = min(head_chunk, tokens)
-        found["logits"] = kept.LOGITS_OF_CHUNK * model.vocabulary * chunk
-    if not freeze_vision:
-        found["vision activations"] = kept.tower(model, vision_patches(model, images), width, checkpointing)
-    return found
+
+
+def peak(player: Player, graph: dict[str, float], alone: bool) -> dict[str, float]:
+    """The terms of a step at its fullest moment.
+
+    Args:
+        graph: of one of the step's parts.
+        alone: there is only one, so that the gradient grows as its activations go.
+    """
+    running = player.running
+    before = {name: value for name, value in graph.items() if name != "responses' activations"}
+    moments = [running | before, running | {"optimizer's pieces": player.pieces}]
+    gradients = {} if alone else {"gradients": running["gradients"]}
+    moments.append({"weights put together": running["weights put together"]} | gradients | graph)
+    return max(moments, key=lambda terms: sum(terms.values()))
 
 
 def _limits(job: Job, samples: int, micro_prompts: int) -> tuple[float, float]:
@@ -255,9 +287,11 @@ def _policy_step(job: Job, policy: Player) -> dict[str, float]:
         head_chunk=settings.precision.head_chunk,
         checkpointing=settings.precision.gradient_checkpointing,
         freeze_vision=settings.precision.freeze_vision or policy.lora is not None,
+        largest=policy.largest,
     )
-    found = policy.running | active | {"optimizer's working space": 30.0 * PIECE if policy.width == 2 else 0.0}
-    return found | job.beside(sum(active.values()) + found["gradients"])
+    alone = branches == settings.group_size * settings.prompts_per_step / processes(job)
+    found = peak(policy, active, alone)
+    return found | job.beside(sum(found.values()) - found.get("weights put together", 0.0))
 
 
 def _discriminator_step(job: Job, judge: Player, scoring: Any, samples: int, micro_prompts: int) -> dict[str, float]:
@@ -276,9 +310,11 @@ def _discriminator_step(job: Job, judge: Player, scoring: Any, samples: int, mic
         checkpointing=settings.precision.gradient_checkpointing,
         freeze_vision=settings.precision.freeze_vision or judge.lora is not None,
         logits=scoring.score == "likelihood_ratio",
+        largest=judge.largest,
     )
-    found = judge.running | active | {"optimizer's working space": 30.0 * PIECE if judge.width == 2 else 0.0}
-    return found | job.beside(sum(active.values()) + found["gradients"])
+    alone = branches == (samples + 1) * settings.prompts_per_step / processes(job)
+    found = peak(judge, active, alone)
+    return found | job.beside(sum(found.values()) - found.get("weights put together", 0.0))
 
 
 def _passes(settings: Any) -> float:

@@ -76,11 +76,14 @@ def _graph(job: Job, gradient: bool) -> dict[str, float]:
     found = {"logits": (kept.LOGITS_OF_VERL if gradient else 6) * model.vocabulary * tokens * width / 2}
     found["attention mask"] = settings.micro_batch_size * length * length * width
     if gradient:
-        found["activations"] = kept.decoder(model, tokens, tokens, width, settings.gradient_checkpointing)
+        found["activations"], layer = kept.decoder(model, tokens, tokens, width, settings.gradient_checkpointing)
+        if layer > found["logits"]:
+            del found["logits"]
+            found["one layer again"] = layer
         if settings.lora is None:
             images = settings.micro_batch_size * job.assumed.image_tokens
             patches = vision_patches(model, images)
-            found["vision activations"] = kept.tower(model, patches, width, settings.gradient_checkpointing)
+            found["vision activations"] = sum(kept.tower(model, patches, width, settings.gradient_checkpointing))
     else:
         found["activations"] = kept.per_token(model, width) * tokens
     return found

@@ -34,13 +34,13 @@ def phases(job: Job) -> tuple[Phase, ...]:
     rows = settings.batch_size / (settings.gradient_accumulation * max(1, job.gpus.total))
     tokens = rows * settings.max_length * job.assumed.most_tokens
     images = rows * job.assumed.image_tokens
-    active: dict[str, float] = {
-        "activations": kept.decoder(model, tokens, tokens, width, settings.gradient_checkpointing),
-        "logits": kept.LOGITS_IN_TRAINING * model.vocabulary * tokens,
-    }
+    activations, layer = kept.decoder(model, tokens, tokens, width, settings.gradient_checkpointing)
+    logits = kept.LOGITS_IN_TRAINING * model.vocabulary * tokens
+    active: dict[str, float] = {"activations": activations}
+    active |= {"logits": logits} if logits > layer else {"one layer again": layer}
     if not settings.freeze_vision and settings.lora is None:
         patches = vision_patches(model, images)
-        active["vision activations"] = kept.tower(model, patches, width, settings.gradient_checkpointing)
+        active["vision activations"] = sum(kept.tower(model, patches, width, settings.gradient_checkpointing))
     gradients = {"gradients": states.pop("gradients")}
     backward = states | gradients | active
     backward |= job.beside(sum(active.values()) + sum(gradients.values()))

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from integrations.contract import Machine, StageContext
 from integrations.errors import BadInput, StageFailed
-from integrations.llamafactory import rows
+from integrations.llamafactory import memory, rows
 from integrations.llamafactory.adapter import SftAdapter, SftFollower, complete, set_damaged_aside
 from integrations.llamafactory.settings import SftSettings
 
@@ -425,3 +425,96 @@ def test_a_row_is_laid_out_as_chat(tmp_path: Path) -> None:
         f"<|im_start|>system\nBe exact.<|im_end|>\n<|im_start|>user\n{pads}2+2?<|im_end|>\n<|im_start|>assistant\n"
     )
     assert response == "4<|im_end|>\n"
+
+
+# Adapters, sharding and offload
+
+
+def shared(**changes: Any) -> SftSettings:
+    return settings(precision="bf16", **changes)
+
+
+def options(ctx: StageContext) -> dict[str, Any]:
+    SftAdapter().render(ctx)
+    return dict(yaml.safe_load((ctx.attempt_dir / "train.yaml").read_text()))
+
+
+def test_weights_are_trained_whole_unless_asked_otherwise(tmp_path: Path) -> None:
+    found = options(context(tmp_path))
+    assert found["finetuning_type"] == "full"
+    assert not {"fsdp", "deepspeed", "lora_rank"} & found.keys()
+
+
+def test_fsdp_deals_out_by_layer_and_saves_whole_states(tmp_path: Path) -> None:
+    ctx = context(tmp_path, shared(sharding="fsdp"), machine=Machine(threads=2, gpus=2))
+    found = options(ctx)
+    assert (found["fsdp"], found["fsdp_config"]["fsdp_version"]) == ("full_shard auto_wrap", 2)
+    assert found["fsdp_config"]["transformer_layer_cls_to_wrap"] == memory.LAYERS
+    launch = SftAdapter().render(ctx)[1]
+    assert launch.env["FSDP_STATE_DICT_TYPE"] == "FULL_STATE_DICT"
+    assert launch.env["NPROC_PER_NODE"] == "2"
+    offloaded = context(tmp_path, shared(sharding="fsdp", offload=True), machine=Machine(threads=2, gpus=2))
+    assert options(offloaded)["fsdp"] == "full_shard auto_wrap offload"
+
+
+@pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero3", 3)])
+@pytest.mark.parametrize("offload", [False, True])
+def test_zero_is_written_as_deepspeed_reads_it(tmp_path: Path, name: str, stage: int, offload: bool) -> None:
+    found = options(context(tmp_path, shared(sharding=name, offload=offload), machine=Machine(threads=2, gpus=2)))
+    written = json.loads(Path(found["deepspeed"]).read_text())
+    assert written["zero_optimization"]["stage"] == stage
+    assert ("offload_optimizer" in written["zero_optimization"]) == offload
+    assert ("offload_param" in written["zero_optimization"]) == (offload and stage == 3)
+    assert written["train_micro_batch_size_per_gpu"] == "auto"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"offload": True},
+        {"sharding": "fsdp", "precision": "fp32"},
+        {"sharding": "zero2", "deepspeed": "/etc/ds.json", "precision": "bf16"},
+        {"lora": {"rank": 0}},
+    ],
+)
+def test_contradictions_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        settings(**changes)
+
+
+def test_sharding_without_gpus_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="needs GPUs"):
+        SftAdapter().check_inputs(context(tmp_path, shared(sharding="fsdp")))
+
+
+def test_a_checkpoint_of_fsdp_is_whole_with_its_own_optimizer(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 5)
+    (folder / "optimizer.pt").rename(folder / "optimizer.bin")
+    assert complete(folder)
+    (folder / "optimizer.bin").write_bytes(b"cut")
+    assert not complete(folder)
+
+
+def test_adapters_are_merged_once_the_last_step_is_there(tmp_path: Path) -> None:
+    ctx = context(tmp_path, settings(lora={"rank": 8, "alpha": 16}))
+    launches = SftAdapter().render(ctx)
+    assert [launch.what for launch in launches] == ["looking at the rows", "training", "merging the adapters"]
+    found = yaml.safe_load((ctx.attempt_dir / "train.yaml").read_text())
+    assert [found[f"lora_{name}"] for name in ("rank", "alpha", "target")] == [8, 16, "all"]
+    merge = yaml.safe_load((ctx.attempt_dir / "merge.yaml").read_text())
+    last = checkpoint(ctx.checkpoint_dir / "output", 20)
+    assert merge["adapter_name_or_path"] == str(last)
+    assert SftAdapter().intermediate(ctx) == []
+    [again] = SftAdapter().render(ctx)
+    assert again.argv == ["llamafactory-cli", "export", "merge.yaml"]
+    (ctx.checkpoint_dir / "data").mkdir()
+    rows = {"kept": 0, "tokens": 0, "given": 0, "dropped": []}
+    (ctx.checkpoint_dir / "data" / "rows.json").write_text(json.dumps(rows))
+    with pytest.raises(StageFailed, match="were not merged"):
+        SftAdapter().finish(ctx)
+    folder = memory.merged(ctx)
+    folder.mkdir()
+    for name in ("config.json", "tokenizer_config.json"):
+        (folder / name).write_text("{}")
+    weights(folder / "model.safetensors")
+    assert SftAdapter().render(ctx) == ()

@@ -262,28 +262,35 @@ def _same(ours: tuple[float, float], theirs: tuple[float, float]) -> bool:
 
 def _start(folder: Path, rollout: RolloutSettings, context: int, dtype: torch.dtype, device: str, sleep: bool) -> LLM:
     try:
-        return LLM(
-            model=str(folder),
-            dtype=str(dtype).removeprefix("torch."),
-            seed=0,
-            generation_config="vllm",  # neutral defaults in place of the checkpoint's own
-            max_model_len=context,
-            max_num_seqs=rollout.batch_size,
-            limit_mm_per_prompt={"image": rollout.max_images, "video": 0},
-            logprobs_mode="processed_logprobs",
-            gpu_memory_utilization=rollout.gpu_memory_share,
-            enforce_eager=device == "cpu" or not rollout.compiled,
-            enable_sleep_mode=sleep,
-            tensor_parallel_size=1,
-            distributed_executor_backend=_executor(),
-            disable_log_stats=True,
-        )
+        return LLM(**options(folder, rollout, context, dtype, device, sleep))
     except (RuntimeError, ValueError, OSError) as error:
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise StageFailed(
             f"vLLM cannot start: {first_line}",
             "raise `rollout.gpu_memory_share` or lower `max_prompt_tokens`; without a GPU " + ASK_FOR_TRANSFORMERS,
         ) from error
+
+
+def options(
+    folder: Path, rollout: RolloutSettings, context: int, dtype: torch.dtype, device: str, sleep: bool
+) -> dict[str, Any]:
+    """vLLM's own options for the policy in `folder`."""
+    return {
+        "model": str(folder),
+        "dtype": str(dtype).removeprefix("torch."),
+        "seed": 0,
+        "generation_config": "vllm",  # neutral defaults in place of the checkpoint's own
+        "max_model_len": context,
+        "max_num_seqs": rollout.batch_size,
+        "limit_mm_per_prompt": {"image": rollout.max_images, "video": 0},
+        "logprobs_mode": "processed_logprobs",
+        "gpu_memory_utilization": rollout.gpu_memory_share,
+        "enforce_eager": device == "cpu" or not rollout.compiled,
+        "enable_sleep_mode": sleep,
+        "tensor_parallel_size": 1,
+        "distributed_executor_backend": _executor(),
+        "disable_log_stats": True,
+    }
 
 
 def _executor() -> str:
