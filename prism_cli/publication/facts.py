@@ -29,6 +29,7 @@ from release.facts import (
     Change,
     Code,
     Engine,
+    Evaluation,
     Facts,
     Machine,
     Member,
@@ -103,19 +104,17 @@ def gather(
     chain = [_stage(run, name, named) for name in _chain(run, stage)]
     ends = [names[-1] for names in manifest["arms"].values()]
     evaluation = measured.of(stage, [*ends, *family, *(one.name for one in chain)], named)
-    if evaluation is None and record["kind"] != "discriminator" and not draft:
+    policy = record["kind"] != "discriminator"
+    if evaluation is None and policy and not draft:
         raise BadInput(
             f"`{stage}` of run `{run.name}` has not been evaluated", "run `prism eval` first, or release it as a draft"
         )
-    days = [record["finished"], *(setup.created for setup in (evaluation.setups if evaluation else []))]
-    created = max(day[:10] for day in days)
-    base = _base(run, recipe)
-    engines = _engines(manifest)
+    created, base = _day(record, evaluation), _base(run, recipe)
     return Facts(
         repo=repo,
         tag=tag,
         created=created,
-        draft=draft or (evaluation is None and record["kind"] != "discriminator"),
+        draft=draft,
         title=named[stage],
         run=run.name,
         seed=manifest["seed"],
@@ -132,14 +131,20 @@ def gather(
         evaluation=evaluation,
         paper=_paper(base.repo),
         family=_family(run, family, named),
-        engines=engines,
+        engines=_engines(manifest),
         code=code_facts(manifest.get("code") or {}),
         machine=_machine(manifest.get("machine") or {}),
         licence=LICENCE,
         limitations=found_in(chain, evaluation, stage, manifest, named),
-        example=data.example(run, recipe, measured, stage, evaluation) if record["kind"] != "discriminator" else None,
+        example=data.example(run, recipe, measured, stage, evaluation) if policy else None,
         changelog=[*changelog, Change(tag=tag, date=created, what=what)],
     )
+
+
+def _day(record: Mapping[str, Any], evaluation: Evaluation | None) -> str:
+    """The day of the newest thing that a release holds: the same run makes the same release whenever it is asked."""
+    setups = evaluation.setups if evaluation else []
+    return max(str(moment)[:10] for moment in (record["finished"], *(setup.created for setup in setups)))
 
 
 def read_recipe(run: RunStore) -> dict[str, Any]:
