@@ -79,6 +79,7 @@ def _send(repository: Repository, operations: Sequence[CommitOperationAdd], what
             revision="main",
             create_pr=create_pr,
             free_memory=False,
+            gitignore_content="",  # a .gitignore in the repository would make the Hub drop files without a word
         ),
         attempts=UPLOAD_ATTEMPTS,
     )

@@ -114,6 +114,14 @@ def test_what_an_earlier_release_named_goes_with_it(tmp_path, server, release):
     assert release().deleted == ["NOTICE", "images/scores.png"]
 
 
+def test_a_list_of_ignored_files_in_the_repository_drops_nothing(release, server):
+    release(tag="v0.9")
+    server.push(REPO, {".gitignore": b"*.safetensors\nconfig.json\n", WEIGHTS: None, "config.json": None})
+    receipt = release()
+    assert receipt.kept == [".gitignore"]
+    assert {WEIGHTS, "config.json"} < {*server.repo(REPO).files()}
+
+
 def test_a_commit_that_holds_something_else_is_neither_tagged_nor_made_public(release, server):
     server.fault("commit", hook(after=lambda call: spoil(server)))
     with pytest.raises(HubFailed, match=r"differs from the release: config\.json"):

@@ -10,6 +10,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,16 @@ def preupload(request: Request) -> Reply:
     """Which files go to large-file storage, and what is at their paths now."""
     repo = request.repo(write="create_pr" not in request.query)
     oid = request.revision(repo)
-    present, told = repo.files(oid), []
-    for file in request.json()["files"]:
+    present, told, asked = repo.files(oid), [], request.json()
+    own = repo.read(".gitignore", oid).decode() if ".gitignore" in present else ""
+    ignored = asked.get("gitIgnore", own).split()
+    for file in asked["files"]:
         large = repo.is_large(file["path"], file["size"], base64.b64decode(file["sample"]), oid)
         old = present.get(file["path"])
         mode = "lfs" if large else "regular"
+        drop = any(fnmatch(file["path"], pattern) for pattern in ignored)
         same = (old.sha256 if large else None if old.sha256 else old.oid) if old else None
-        told.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": same})
+        told.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": drop, "oid": same})
     return Reply.json({"files": told})
 
 
