@@ -40,7 +40,7 @@ class Weights(Fact):
     """Numbers in all tensors, each tensor once."""
     dtypes: list[str] = Field(min_length=1)
     """Of the tensors, as safetensors spells them."""
-    transformers: str | None = None
+    transformers: str | None = Field(default=None, pattern=VERSION)
     """Version that wrote config.json."""
     hash: str = Field(pattern=HASH)
     """sha256 over names and bytes of the stage's model folder in the run."""

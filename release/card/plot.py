@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from release.card.results import WORDS, Line, lines, ordered, pair_of, protocol_name, row_of
+from release.card.results import WORDS, Line, lines, ordered, pair_of, protocol_name, row_of, score_of
 from release.card.text import interval, plain, points
 from release.facts import Facts
 
@@ -25,6 +25,8 @@ _WIDTH = 10.0
 _ROW = 0.46
 _MOST = 4
 """Models drawn; more could not be told apart."""
+_LONGEST_NAME = 22
+"""Letters of a benchmark's name that fit the margin."""
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -92,22 +94,14 @@ def _scores(axes: Axes, rows: Sequence[tuple[Any, Line]], looks: Sequence[_Look]
     step = 0.62 / max(len(looks), 1)
     for y, (comparison, line) in enumerate(rows):
         for place, look in enumerate(looks):
-            score = _score(comparison, line, look.label)
+            row = row_of(comparison, look.label)
+            score = score_of(row, line.benchmark, line.metric) if row else None
             if score is not None:
                 at = y - 0.31 + step * (place + 0.5)
                 low, high = (100 * bound for bound in score["ci"])
                 axes.plot([low, high], [at, at], color=look.colour, linewidth=1.6, solid_capstyle="butt")
                 axes.plot([100 * score["value"]], [at], look.marker, color=look.colour, markersize=5)
     axes.set_xlabel("percent right, 95% interval")
-
-
-def _score(comparison: Any, line: Line, label: str) -> Any:
-    row = row_of(comparison, label)
-    if row is None:
-        return None
-    if line.benchmark == "macro":
-        return (row["macro"] or {}).get(line.metric)
-    return (row["scores"].get(line.benchmark) or {}).get(line.metric)
 
 
 def _differences(axes: Axes, rows: Sequence[tuple[Any, Line]], facts: Facts, looks: Sequence[_Look]) -> None:
@@ -133,9 +127,7 @@ def _frame(figure: Figure, both: Sequence[Axes], rows: Sequence[tuple[Any, Line]
     """Names of rows, grid, legend and fixed margins."""
     height = figure.get_figheight()
     figure.subplots_adjust(left=0.175, right=0.83, top=1 - 0.78 / height, bottom=0.55 / height, wspace=0.06)
-    several = len({line.benchmark for _, line in rows}) > 1
-    names = [f"{plain(line.title) if several else WORDS[line.metric]}, {protocol_name(c)}" for c, line in rows]
-    both[0].set_yticks(range(len(rows)), names)
+    both[0].set_yticks(range(len(rows)), _names(rows))
     both[0].set_ylim(len(rows) - 0.45, -0.55)
     for axes in both:
         axes.tick_params(length=0)
@@ -155,3 +147,14 @@ def _frame(figure: Figure, both: Sequence[Axes], rows: Sequence[tuple[Any, Line]
     if len(looks) > 1 and looks[1].colour == _BASELINE:
         told = f"{plain(looks[0].title)}\nminus {plain(looks[1].title)}"
         both[1].set_title(told, fontsize=8.5, color=MUTED, loc="left", pad=6)
+
+
+def _names(rows: Sequence[tuple[Any, Line]]) -> list[str]:
+    """What tells rows apart: the benchmark or the measure, and the protocol where there are several."""
+    benchmarks = len({line.benchmark for _, line in rows}) > 1
+    protocols = len({protocol_name(comparison) for comparison, _ in rows}) > 1
+    return [
+        (plain(line.title)[:_LONGEST_NAME] if benchmarks else WORDS[line.metric])
+        + (f", {protocol_name(comparison)[:8]}" if protocols else "")
+        for comparison, line in rows
+    ]

@@ -76,7 +76,6 @@ def view(facts: Facts) -> dict[str, Any]:
     """What the template is given: the facts, and tables made of them."""
     compared = results.ordered(facts.evaluation) if facts.evaluation else []
     protocol, scores = results.stage_scores(facts)
-    engines = {engine.name: engine for engine in facts.engines}
     return {
         "facts": facts,
         "headlines": [told for one in compared if (told := results.headline(one, facts))],
@@ -85,7 +84,7 @@ def view(facts: Facts) -> dict[str, Any]:
         "measures": _measures(facts),
         "stage_protocol": protocol,
         "stage_scores": scores,
-        "versions": _versions(engines),
+        "versions": _versions(facts),
         "parents": {stage.name: stage.parents for stage in facts.chain},
         "paper_arxiv": metadata.PAPER,
         "total_seconds": sum(stage.seconds for stage in facts.chain),
@@ -95,15 +94,19 @@ def view(facts: Facts) -> dict[str, Any]:
 
 def _measures(facts: Facts) -> list[tuple[str, str]]:
     """What the columns of this release's tables mean."""
-    used = {metric for one in (facts.evaluation.comparisons if facts.evaluation else []) for metric in one["metrics"]}
+    compared = facts.evaluation.comparisons if facts.evaluation else []
+    used = {metric for one in compared if len(one["benchmarks"]) == 1 for metric in one["metrics"]} | {results.SCORE}
     return [(results.WORDS[name], told) for name, told in results.MEANINGS.items() if name in used]
 
 
-def _versions(engines: Mapping[str, Any]) -> dict[str, str]:
+def _versions(facts: Facts) -> dict[str, str]:
     """Requirements for the quick start, `name==version` as far as the version is known."""
+    engines = {engine.name: engine for engine in facts.engines}
     found: dict[str, str] = {}
     for engine, packages in (("alignment", ("torch", "torchvision", "transformers")), ("vllm", ("vllm",))):
         known = engines[engine].versions if engine in engines else {}
+        if facts.weights.transformers and "transformers" in packages:
+            known = {"transformers": facts.weights.transformers, **known}
         found |= {name: f"{name}=={known[name]}" if name in known else name for name in packages}
     return found
 

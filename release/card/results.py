@@ -168,42 +168,57 @@ def _both(line: Line, what: str) -> str:
 
 
 def checkpoints(comparison: Json, facts: Facts) -> dict[str, Any]:
-    """Scores of every model of a comparison, as strings with their intervals."""
+    """Scores of every model of a comparison with their intervals: measures of one benchmark, or benchmarks and mean."""
     assert facts.evaluation is not None
-    single = len(comparison["benchmarks"]) == 1
-    name = comparison["benchmarks"][0]["name"]
-    metrics = [metric for metric in comparison["metrics"] if single or metric == SCORE]
-
-    def cell(row: Json, metric: str) -> str:
-        score = row["scores"].get(name, {}).get(metric) if single else (row["macro"] or {}).get(metric)
-        return _bounds(score) if score else "–"
-
+    columns = _columns(comparison)
     return {
         "protocol": protocol_name(comparison),
         "suite": comparison["suite"],
-        "metrics": [WORDS[metric] for metric in metrics],
+        "columns": [title for _, _, title in columns],
         "rows": [
             {
                 "title": facts.evaluation.titles[row["label"]],
                 "own": row["label"] == facts.stage,
-                "cells": [cell(row, metric) for metric in metrics],
+                "cells": [_bounds(score_of(row, benchmark, metric)) for benchmark, metric, _ in columns],
             }
             for row in comparison["models"]
         ],
     }
 
 
-def _bounds(score: Json) -> str:
+def _columns(comparison: Json) -> list[tuple[str, str, str]]:
+    """Benchmark, measure and title of the columns of a table of checkpoints."""
+    benchmarks = comparison["benchmarks"]
+    if len(benchmarks) == 1:
+        return [(benchmarks[0]["name"], metric, WORDS[metric].capitalize()) for metric in comparison["metrics"]]
+    found = [(benchmark["name"], SCORE, benchmark["title"]) for benchmark in benchmarks]
+    return found + ([(MACRO, SCORE, "Mean")] if any(row["macro"] for row in comparison["models"]) else [])
+
+
+def score_of(row: Json, benchmark: str, metric: str) -> Json | None:
+    """A model's score on a benchmark, or its macro-average (`macro`); None where there is none."""
+    found: Json | None = ((row["macro"] if benchmark == MACRO else row["scores"].get(benchmark)) or {}).get(metric)
+    return found
+
+
+def _bounds(score: Json | None) -> str:
+    if score is None:
+        return "–"
     blank = "\N{NO-BREAK SPACE}"
     return Markup(f"{percent(score['value'])}{blank}[{percent(score['ci'][0])},{blank}{percent(score['ci'][1])}]")
 
 
 def headline(comparison: Json, facts: Facts) -> dict[str, Any] | None:
-    """The main number of a comparison as parts of a sentence; None where the released model has no score."""
+    """The main number of a comparison as parts of a sentence.
+
+    None where the released model has none: no score, or several benchmarks of which one is missing, so that there is
+    no mean. No single benchmark stands for the others.
+    """
     assert facts.evaluation is not None
     pair = pair_of(comparison, facts.stage)
     found = list(lines(comparison, pair))
-    main = next((line for line in found if line.benchmark == MACRO), found[0] if found else None)
+    single = len(comparison["benchmarks"]) == 1
+    main = next((line for line in found if single or line.benchmark == MACRO), None)
     if main is None:
         return None
     own = main.score if pair.own is pair.first else main.other

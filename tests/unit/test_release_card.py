@@ -504,3 +504,27 @@ def test_data_of_ones_own_are_not_released(tmp_path):
     make_stage(run, "data", 1, kind="data")
     with pytest.raises(BadInput, match="licence is not known"):
         gather_dataset(run, "prism-vlm/data", "v1.0")
+
+
+def test_no_benchmark_stands_for_others(releases):
+    card = releases["hub"][1]["README.md"]
+    assert "evaluated on part of a suite, so there is no mean" in card.split("## ")[0]
+    table = table_of(card, "All checkpoints: multimodal-reasoning, the paper's sampling")
+    assert table[0] == ["Checkpoint", "MathVista", "MathVerse", "MathVision"]
+    assert all(re.fullmatch(r"\d+\.\d\s\[\d+\.\d,\s\d+\.\d\]", cell) for line in table[2:] for cell in line[1:])
+
+
+def test_the_mean_of_a_whole_suite_is_the_headline(releases):
+    def edit(value):
+        for row in value["evaluation"]["comparisons"][0]["models"]:
+            row["macro"] = {"correct": row["scores"]["mathvista"]["correct"] | {"value": 0.6543}}
+            difference = row["differences"].get("mathvista")
+            if difference:
+                row["macro_difference"] = {"correct": difference["correct"] | {"value": 0.0321, "p_holm": None}}
+
+    card = rendering.card(changed(releases["hub"][0], edit), FILES)
+    summary = card.split("\n# ", 1)[1].split("## ")[0]
+    assert "the mean over 3 benchmarks" in summary
+    assert "**65.4%** right answers" in summary
+    assert "+3.2" in summary
+    assert table_of(card, "multimodal-reasoning, the paper's sampling")[-1][0] == "mean"
