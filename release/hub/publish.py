@@ -186,7 +186,7 @@ def _upload(
         tell(f"Not of the release, left alone: {_listed(difference.keep)}")
     operations = send(repository, folder, release, difference.upload, target.create_pr, tell)
     journal.reached("uploaded")
-    tell("Committing")
+    tell("Committing" + (f"; {target.repo} is public, so everyone sees it at once" if state.public else ""))
     made = commit(
         repository, release, difference, operations, state.head, clean(target.message), target.create_pr, tell
     )
