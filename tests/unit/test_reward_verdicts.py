@@ -92,6 +92,10 @@ def test_an_accepted_answer_with_a_unit_speaks_for_the_one_without(answer, expec
         ("6 (since 2*3 = 6)", "\\{1\\}"),
         ("9π", "9"),
         ("x > 2", "x < -2 or x > 2"),
+        ("5 dogs are standing and two are sitting", "5"),
+        ("Germany has the highest value but France is the answer", "Germany"),
+        ("10-15", "-5"),
+        ("5 less", "5"),
         ("3^2x+1", "3^{2x+1}"),
     ],
 )

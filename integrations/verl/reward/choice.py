@@ -16,6 +16,7 @@ _ONE = re.compile(r"[(\[{]?\s*([A-J])\s*[)\]}]?|[(\[]\s*([a-j])\s*[)\]]|([a-j])\
 _MANY = re.compile(r"[A-H]{2,8}")
 _WITH_TEXT = re.compile(r"(?:[(\[]\s*([A-J])\s*[)\]]\s*[.:)]?|([A-J])\s*[.):])\s*(\S.*)", re.DOTALL)
 _LISTED = re.compile(r"[(\[{]?\s*[A-H](?![A-Za-z])(?:(?:[\s,;&/()\[\]]|\band\b|和|与|及)+[A-H](?![A-Za-z]))+[)\]}\s]*")
+_ORDERED = re.compile(r"[A-H](?:\s*[→>-]\s*[A-H]){2,}")
 _IN_ORDER = re.compile(r"[(\[]?[A-H](?:\s*(?:,|→|>|-|;|\bthen\b|\band\b)*\s*[A-H])+[)\]]?")
 _WORD = re.compile(
     r"(?:(?:the\s+)?(?:(?:correct|right|final|best)\s+)*(?:options?|choices?|answers?|letters?)\b\s*"
@@ -79,6 +80,9 @@ def read_reference(reference: str) -> Choice | None:
         if len(set(letters)) < len(letters):
             return None
         return Choice(frozenset(letters), "", "" if letters == sorted(letters) else "".join(letters))
+    if _ORDERED.fullmatch(reference):
+        letters = re.findall(r"[A-H]", reference)
+        return Choice(frozenset(letters), "", "".join(letters))
     if match := _WITH_TEXT.fullmatch(reference):
         return Choice(frozenset(match.group(1) or match.group(2)), clean(match.group(3)))
     return None

@@ -110,6 +110,8 @@ def _quantity(answer: str, reference: str, depth: int) -> Said | None:
     if not ours or many.is_plain_range(reference):
         return None
     said: Said = (False, "number")
+    if many.is_plain_range(answer):
+        return said
     if reference.isalpha() and answer.isalpha() and reference.isascii():
         return None
     for right in ours:

@@ -49,7 +49,7 @@ _PERCENT = re.compile(r"\s*(?:%|percent\b(?! point)|per cent\b(?! point)|pct\b\.
 _COMPOUND = re.compile(rf"({_NUMBER})\s*([^\W\d_]+(?:\.(?=\s|$))?|°|'|\")\s*(?:and\b|,|又)?\s*", re.IGNORECASE)
 _STOP = re.compile(
     r"\b(?:or|and|to|than|not|if|but|times|over|past|after|before|minus|plus|by|squared|cubed|versus|vs|maybe|perhaps|either|neither|no|nor"
-    r"|between|until|through|under|below|above|least|most|st|nd|rd|th|percent|half|point|equals|is|are|when|mod|choose"
+    r"|between|until|through|under|below|above|least|most|less|fewer|st|nd|rd|th|percent|half|point|equals|is|are|when|mod|choose"
     r"|ignore|correct|wrong|answers?|option|bce?)\b|或|和|到|至|不|倍|分之|且|比",
     re.IGNORECASE,
 )

@@ -46,6 +46,8 @@ _SUPERLATIVE = re.compile(
     re.DOTALL,
 )
 _BEFORE = re.compile(r"^(?:(?:is|are|was|were)\s+|一[个种条只](?=\w))")
+_MORE = re.compile(r"\b(?:and|but|while|whereas|after|than|then|besides|second)\b", re.IGNORECASE)
+"""What makes a sentence speak of a second thing."""
 _DOUBT = re.compile(
     r"\b(?:not|isn't|n't|never|if|or|maybe|perhaps|wrong|neither|except|ignore|instructions?|opposite|instead|cannot"
     r"|can't|yes|no|deny|denies|doubt|disagree|reject|refuse|false|incorrect|unlikely|unless|options?)\b|不|或|非|若",
@@ -67,7 +69,7 @@ def variants(answer: str) -> tuple[str, ...]:
     if match := _PLACED.fullmatch(found[-1]):
         found.append(clean(match[1]))
     for pattern in (_TRAILED, _SUPERLATIVE):
-        if (match := pattern.fullmatch(found[2])) and not _DOUBT.search(found[2]):
+        if (match := pattern.fullmatch(found[2])) and not _DOUBT.search(found[2]) and not _MORE.search(found[2]):
             found.append(clean(match[1]))
     if "≈" in answer:
         found += equations.sides_of_rounding(found[-1])

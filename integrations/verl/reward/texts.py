@@ -11,6 +11,8 @@ from integrations.verl.reward.many import Said, Same
 _HYPHEN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
 _LETTER = re.compile(r"[^\W\d_]")
 _MATHS = re.compile(r"[0-9+=<>^\\/%°]")
+_FORMULA = re.compile(r"[A-Z][A-Za-z]|(?=.*[0-9])(?:[A-Z][a-z]?(?:_\{?)?[0-9]*\}?)+")
+"""`CO` and `Co` are not the same, nor `CO2` and `Co2`."""
 _ION = re.compile(r"(?:[A-Z][a-z]?[0-9]*|[()])+\^?[0-9]*[+-]")
 _COLOUR = re.compile(r" (?:in )?colou?r(?:ed)?$")
 _PLURAL = re.compile("[^s]s$")
@@ -30,6 +32,8 @@ def text(answer: str, reference: str, same: Same) -> Said | None:
     """The kind of last resort: the same words. None for a reference that is a number or a formula."""
     if _ion(symbols_alone(answer)) == _ion(symbols_alone(reference)):
         return True, "text"
+    if _FORMULA.fullmatch(answer) and _FORMULA.fullmatch(reference):
+        return False, "case"
     if _MATHS.search(reference) and quantity.readings(reference):
         return None
     if not _LETTER.search(reference):  # between digits a comma means something
