@@ -10,17 +10,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
+from huggingface_hub import constants
 from loopback import FOREVER, Hub, hub, status, trickle
 from published import archive, chart, encoded, jsonl, pair_record, parquet, repositories, rl_record, sft_record
 
 from integrations.common.rows import read_rows
 from integrations.errors import BadInput, RunLocked
+from prism_cli.__main__ import main
 from prism_cli.datasets import catalogue, convert, reading
 from prism_cli.datasets import get as getting
 from prism_cli.datasets import hub as hubs
@@ -65,6 +67,26 @@ def get(server: Hub, here: Path, *words: str, token: str | None = None) -> subpr
         timeout=120,
         check=False,
     )
+
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def quick(server: Hub, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """The command in this process: the library reads its endpoint once, so it is put in place."""
+    for name, value in server.env(None).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(here)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        code = main(["data", "get", *words])
+        return subprocess.CompletedProcess(words, code, *capsys.readouterr())
+
+    return call
 
 
 def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -113,16 +135,16 @@ def test_a_recipes_data_and_models_arrive_as_its_stages_read_them(server: Hub, h
     assert (receipt["rows"], receipt["left_out"], receipt["done"]) == (6, {}, True)
 
 
-def test_a_second_call_fetches_nothing_and_keeps_the_commit(server: Hub, here: Path) -> None:
-    told(get(server, here, "--only", "teacher", "--json"))
+def test_a_second_call_fetches_nothing_and_keeps_the_commit(server: Hub, here: Path, quick: Call) -> None:
+    told(quick("--only", "teacher", "--json"))
     first = (here / "data/prism/teacher.receipt.json").read_text()
     rows = [rl_record(number) for number in range(9)]
     server.push("prism-vlm/rl_dataset", {"rl_training_data_5.9k.parquet": parquet(rows)}, type="dataset")
     server.calls.clear()
-    again = told(get(server, here, "--only", "teacher", "--json"))
+    again = told(quick("--only", "teacher", "--json"))
     assert (again["plans"][0]["done"], fetched(server, "")) == (True, [])
     assert (here / "data/prism/teacher.receipt.json").read_text() == first
-    newer = told(get(server, here, "--only", "teacher", "--update", "--json"))
+    newer = told(quick("--only", "teacher", "--update", "--json"))
     assert newer["receipts"][0]["rows"] == 9
     assert len([*read_rows(here / "data/prism/teacher.jsonl")]) == 9
 
@@ -137,8 +159,8 @@ def test_a_dry_run_shows_sizes_and_fetches_nothing(server: Hub, here: Path) -> N
     assert fetched(server, "") == []
 
 
-def test_pairs_lie_beside_their_images_and_share_their_bytes(server: Hub, here: Path) -> None:
-    told(get(server, here, "--only", "pairs", "--json"))
+def test_pairs_lie_beside_their_images_and_share_their_bytes(server: Hub, here: Path, quick: Call) -> None:
+    told(quick("--only", "pairs", "--json"))
     pairs = here / "data/pairs/pairs.jsonl"
     image = json.loads(pairs.read_text().splitlines()[2])["image"]
     assert (pairs.parent / image).read_bytes() == encoded(chart(2))
@@ -146,22 +168,22 @@ def test_pairs_lie_beside_their_images_and_share_their_bytes(server: Hub, here: 
     assert pairs.stat().st_ino == original.stat().st_ino
 
 
-def test_images_that_lie_elsewhere_than_rows_say_are_found(server: Hub, here: Path) -> None:
+def test_images_that_lie_elsewhere_than_rows_say_are_found(server: Hub, here: Path, quick: Call) -> None:
     lines = [pair_record(number, image=f"/training-data/somebody/images/{number}.png") for number in range(3)]
     name = "qwen3_vl_moe_warmup_pairwise_120k.jsonl"
     moved = archive({f"pairwise/images/{number}.png": encoded(chart(number)) for number in range(3)})
     changed = {name: jsonl(lines), "pairwise_images.tar.gz": moved}
     server.push("prism-vlm/rl_dataset", dict(changed), type="dataset")
-    told(get(server, here, "--only", "pairs", "--json"))
+    told(quick("--only", "pairs", "--json"))
     pairs = [json.loads(line) for line in (here / "data/pairs/pairs.jsonl").read_text().splitlines()]
     assert [pair["image"] for pair in pairs] == [f"pairwise/images/{number}.png" for number in range(3)]
     assert (here / "data/pairs" / pairs[2]["image"]).read_bytes() == encoded(chart(2))
 
 
-def test_loose_pictures_are_linked_not_copied(server: Hub, here: Path) -> None:
+def test_loose_pictures_are_linked_not_copied(server: Hub, here: Path, quick: Call) -> None:
     loose = {"mmr1/7.png": encoded(chart(7)), "part_0.jsonl": jsonl([{**_loose(7)}]), "images.tar.gz": None}
     server.push("prism-vlm/gemini_public_mmr1", loose, type="dataset")
-    told(get(server, here, "--only", "public", "--json"))
+    told(quick("--only", "public", "--json"))
     (row,) = read_rows(here / "data/prism/public.jsonl")
     placed = here / "data/prism" / row["images"][0]
     assert placed.stat().st_ino == (here / "data/hub/prism-vlm/gemini_public_mmr1/mmr1/7.png").stat().st_ino
@@ -172,11 +194,11 @@ def _loose(number: int) -> dict[str, Any]:
     return {**record, "images": [f"mmr1/{number}.png"]}
 
 
-def test_rows_that_cannot_be_used_are_left_out_and_named(server: Hub, here: Path) -> None:
+def test_rows_that_cannot_be_used_are_left_out_and_named(server: Hub, here: Path, quick: Call) -> None:
     several = {"messages": [*sft_record(1)["messages"], {"role": "user", "content": "And now?"}]}
     rows = [sft_record(0), sft_record(1, **several), sft_record(2, images=[{"bytes": b"no picture", "path": None}])]
     server.push("prism-vlm/gemini_distill", {"data/train-00000.parquet": parquet(rows)}, type="dataset")
-    done = get(server, here, "--only", "curated")
+    done = quick("--only", "curated")
     assert done.returncode == 0, done.stderr
     receipt = json.loads((here / "data/prism/curated.receipt.json").read_text())
     assert receipt["rows"] == 5
@@ -248,44 +270,40 @@ def test_what_may_not_be_read_says_how_to_be_let_in(server: Hub, here: Path) -> 
     assert "HF_TOKEN" in fix
 
 
-def test_what_is_not_there_is_named(server: Hub, here: Path) -> None:
-    error, fix = refusal(get(server, here, "--only", "teacher", "--revision", "0" * 40, "--json"))
+def test_what_is_not_there_is_named(server: Hub, here: Path, quick: Call) -> None:
+    error, fix = refusal(quick("--only", "teacher", "--revision", "0" * 40, "--json"))
     assert error == f"prism-vlm/rl_dataset has no revision {'0' * 40} (any more)"
     assert "--update" in fix
     server.push("prism-vlm/rl_dataset", {"rl_training_data_5.9k.parquet": None}, type="dataset")
-    error, fix = refusal(get(server, here, "--only", "teacher", "--json"))
+    error, fix = refusal(quick("--only", "teacher", "--json"))
     assert "has no file rl_training_data_5.9k.parquet (it has: " in error
     assert "--revision" in fix
     server.store.delete(server.repo("prism-vlm/gemini_distill", "dataset"))
-    error, _ = refusal(get(server, here, "--only", "curated", "--json"))
+    error, _ = refusal(quick("--only", "curated", "--json"))
     assert error == "there is no dataset prism-vlm/gemini_distill on the Hub, or it is private"
-    error, fix = refusal(get(server, here, "--only", "curted", "--json"))
+    error, fix = refusal(quick("--only", "curted", "--json"))
     assert "curated" in fix
 
 
-def test_a_hub_that_fails_is_no_bad_input(server: Hub, here: Path) -> None:
+def test_a_hub_that_fails_is_no_bad_input(server: Hub, here: Path, quick: Call) -> None:
     server.fault("info", status(500), times=FOREVER)
-    error, fix = refusal(get(server, here, "--only", "curated", "--json"), code=1)
+    error, fix = refusal(quick("--only", "curated", "--json"), code=1)
     assert "answered 500" in error
     assert "run the same command again" in fix
 
 
-def test_a_pool_of_somebody_elses_is_not_overwritten(server: Hub, here: Path) -> None:
+def test_a_pool_of_somebody_elses_is_not_overwritten(server: Hub, here: Path, quick: Call) -> None:
     mine = here / "data/prism/teacher.jsonl"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine\n")
-    error, _ = refusal(get(server, here, "--only", "teacher", "--json"))
+    error, _ = refusal(quick("--only", "teacher", "--json"))
     assert "it is not from here" in error
     assert mine.read_text() == "mine\n"
 
 
 @pytest.fixture
-def teacher(server: Hub, here: Path, monkeypatch: pytest.MonkeyPatch) -> getting.Plan:
+def teacher(quick: Call, here: Path) -> getting.Plan:
     """A plan for the teacher's pool, in this process."""
-    for name, value in server.env(None).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(here)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
     (wanted,) = catalogue.chosen(["teacher"], catalogue.extras(here / "data/prism", here / "models"))
     return getting.plan(wanted, here / "data/hub", update=False)
 

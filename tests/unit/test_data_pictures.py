@@ -16,7 +16,7 @@ from published import chart, encoded
 from prism_cli.datasets.pictures import PictureIndex, difference, fingerprint, problem
 from prism_cli.datasets.texts import RUN, TextIndex, digest, words
 
-MANY = 60
+MANY = 30
 Change = Callable[[Image.Image], bytes]
 
 
