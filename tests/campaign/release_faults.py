@@ -5,7 +5,8 @@
 Every row publishes to a Hub on loopback with the real client, in a process of its own, has one thing go wrong, and
 runs the same command again. Exits with 1 when a row leaves half a release, is seen too early, cannot be completed, or
 sends something twice. Nearly 300 rows for each line of the client, some seconds each. With `--run`, it is `prism
-release` of that run that is put through it, checks and all, instead of the release package on a few small files.
+release` of that run that is put through it, checks and all, instead of the release package on a few small files; one
+row at a time, for a run is worked on by one process.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def main() -> None:
     asked = parser.parse_args()
     work = [(name, line) for name in CASES if re.search(asked.only, name) for line in asked.line or LINES]
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(asked.jobs) as pool:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1 if asked.run else asked.jobs) as pool:
         root = Path(folder)
         program = command_line(asked.run, asked.runs_dir, root) if asked.run else library(root / "release")
         places = [root / str(number) for number in range(len(work))]

@@ -94,7 +94,7 @@ def test_a_file_over_100_mb_goes_up_in_parts_and_comes_back_the_same(tmp_path, l
         stream.truncate(110_000_001)
     manifest.write(folder, manifest.scan(folder))
     with hub(tmp_path / "hub", part_size=25_000_000) as server:
-        env = environment(server, line)
+        env = environment(server, line) | {"PRISM_HUB_TIMEOUT": "60"}
         program = Path(__file__).parents[1] / "hub" / "publisher.py"
         command = [sys.executable, program, folder, REPO, tmp_path / "receipts", "--tag", "v1.0"]
         subprocess.run(command, env=env, check=True, timeout=120)

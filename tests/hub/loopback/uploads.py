@@ -85,7 +85,7 @@ def put(request: Request) -> Reply:
 def part(request: Request) -> Reply:
     folder = _upload_folder(request) / request.match["upload"]
     folder.mkdir(exist_ok=True)
-    arriving = folder / f"{request.match['part']}.arriving"
+    arriving = folder / f"{request.match['part']}.{uuid.uuid4().hex}"
     digest = _receive(request, arriving)
     arriving.replace(folder / request.match["part"])
     return Reply(headers={"ETag": f'"{digest}"'})
