@@ -77,6 +77,8 @@ def get(
     if json_:
         _print_json({"plans": told, "own": own, "receipts": done})
     elif done:
+        if any(one.wanted.source.form != "folder" for one in found):
+            print(f"{_short(downloads)} holds the files as they were fetched; it can be removed")
         show.receipts([(_short(one.wanted.target), receipt) for one, receipt in zip(found, done, strict=True)])
 
 

@@ -69,6 +69,8 @@ class Report:
     """`pictures`: a held-out picture; `texts`: a held-out question without a picture; `wording`: the words of one, with
     pictures that are not its own, which is for a person to read. None: nothing was held out to compare with."""
     held_out: dict[str, int] | None = None
+    """What it was compared with: `questions`, `pictures`, those too `short` to be told by their text, and pictures that
+    could not be read (`unread`)."""
     pictures: int = 0
     """Different pictures that were opened."""
     seconds: float = 0.0
@@ -135,7 +137,7 @@ def check(
     if held_out is not None:
         report.leaks = {"pictures": Finding(), "texts": Finding(), "wording": Finding()}
         report.held_out = {"questions": len(held_out.names), "pictures": len(held_out.pictures)}
-        report.held_out["short"] = held_out.texts.short
+        report.held_out |= {"short": held_out.texts.short, "unread": held_out.unread}
     with looking(jobs if pictures else 1, held_out.pictures.outlines if held_out else None) as looker:
         album = _Album(report, file.parent, held_out, looker) if pictures else None
         for item in items(file):

@@ -88,7 +88,8 @@ def report(told: dict[str, Any]) -> None:
 
 def _leaks(leakage: dict[str, Any]) -> None:
     of = leakage["of"]
-    print(f"held out: {of['questions']:,} questions, {of['pictures']:,} pictures ({of['short']:,} too short for texts)")
+    print(f"held out: {of['questions']:,} questions ({of['short']:,} too short to be known by words alone)")
+    print(f"  and {of['pictures']:,} pictures" + (f"; {of['unread']:,} more cannot be read" if of["unread"] else ""))
     kinds = {"pictures": "same picture", "texts": "same text", "wording": "same words, other picture"}
     rows = [
         [said if not place else "", example["row"], example["id"], example["held_out"]]

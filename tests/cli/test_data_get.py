@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from filelock import FileLock
-from huggingface_hub import constants
+from huggingface_hub import constants, errors
 from loopback import FOREVER, Hub, hub, status, trickle
 from published import archive, chart, encoded, jsonl, pair_record, parquet, repositories, rl_record, sft_record
 
 from integrations.common.rows import read_rows
-from integrations.errors import BadInput, RunLocked
+from integrations.errors import BadInput, RunLocked, StageFailed
 from prism_cli.__main__ import main
 from prism_cli.datasets import catalogue, convert, reading
 from prism_cli.datasets import get as getting
@@ -333,6 +334,25 @@ def test_two_processes_do_not_fetch_the_same(teacher: getting.Plan, here: Path) 
     folder.mkdir(parents=True)
     with FileLock(folder / ".rl_dataset.lock"), pytest.raises(RunLocked, match="another process is fetching"):
         getting.fetch(teacher, 1, print)
+
+
+def answer(code: int) -> httpx2.Response:
+    return httpx2.Response(code, request=httpx2.Request("GET", "https://huggingface.co/x"))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "problem"),
+    [
+        (errors.OfflineModeIsEnabled("offline"), BadInput, "HF_HUB_OFFLINE is set"),
+        (errors.HfHubHTTPError("no", response=answer(403)), BadInput, "does not let this account read a/b"),
+        (errors.HfHubHTTPError("wait", response=answer(429)), StageFailed, "answered 429 while a/b was fetched"),
+        (httpx2.ConnectError("refused"), StageFailed, "could not be reached"),
+        (errors.LocalEntryNotFoundError("gone"), StageFailed, "could not be reached"),
+    ],
+)
+def test_what_the_library_raises_is_one_message(error: Exception, kind: type[Exception], problem: str) -> None:
+    with pytest.raises(kind, match=problem), hubs.explained(catalogue.model("a/b"), None):
+        raise error
 
 
 # Conversion, and what training takes of the result

@@ -21,6 +21,7 @@ from published import (
     sft_record,
 )
 
+from benchmarks.perf.data import write_pool
 from integrations.common.response import parse
 from integrations.errors import BadInput
 from prism_cli.datasets.check import check
@@ -257,7 +258,7 @@ def test_held_out_pictures_are_found_in_other_clothes(tmp_path: Path, jobs: int)
             {"row": 6, "id": "row-5", "held_out": f"{name}:2"},
         ],
     }
-    assert told["leakage"]["of"] == {"questions": 4, "pictures": 4, "short": 4}
+    assert told["leakage"]["of"] == {"questions": 4, "pictures": 4, "short": 4, "unread": 0}
     assert not told["sound"]
 
 
@@ -292,3 +293,10 @@ def test_a_folder_without_questions_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(BadInput, match="no held-out items"):
             [*questions(path)]
+
+
+def test_what_the_benchmark_measures_is_sound(tmp_path: Path) -> None:
+    write_pool(tmp_path / "sft.jsonl", 50)
+    told = check(tmp_path / "sft.jsonl", "teacher").told()
+    assert (told["rows"], told["usable"], told["segments"]["complete"]) == (50, 50, 50)
+    assert {one["rows"] for one in told["duplicates"].values()} == {0}
