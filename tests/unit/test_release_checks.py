@@ -221,6 +221,11 @@ PLANTED: list[tuple[str, str, Callable[[Path], object]]] = [
         "dtype",
         lambda folder: (folder / SHARDS[0]).write_bytes(pack({EMBEDDING: VALUES[EMBEDDING].view(np.float64)}, "F64")),
     ),
+    (
+        "weights of a narrower dtype",
+        "dtype",
+        lambda folder: (folder / SHARDS[0]).write_bytes(pack({EMBEDDING: np.full(304, 0x3F80, np.uint16)}, "BF16")),
+    ),
     ("no declared dtype", "dtype", config("config.json", dtype=None)),
     ("a part of another dtype", "dtype", config("config.json", vision_config={"dtype": "bfloat16"})),
     ("NaN", "not-finite", number(EMBEDDING, np.nan)),
@@ -297,6 +302,11 @@ def test_a_bad_folder_is_found_by_its_check_alone(folder: Path, expected: str, p
         assert finding.path.isprintable()
         assert finding.fix
         assert TOKEN[8:] not in json.dumps(finding.to_json())
+
+
+def test_whole_numbers_may_stand_among_the_weights(folder: Path) -> None:
+    (folder / SHARDS[0]).write_bytes(pack({EMBEDDING: np.zeros(76, np.int64)}, "I64"))
+    assert check(folder) == []
 
 
 def test_every_check_finds_something_here() -> None:
