@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -213,7 +213,7 @@ def pairs(
         print(out / pairing.PAIRS)
 
 
-COMMANDS = {"distill": distill, "filter": filter_, "pairs": pairs}
+COMMANDS: dict[str, Callable[..., None]] = {"distill": distill, "filter": filter_, "pairs": pairs}
 
 
 def _asker(
