@@ -113,7 +113,12 @@ class Repository:
 
     def create(self) -> None:
         """Make it, private; nothing happens where it exists."""
-        self._ask("create", "create_repo", private=True, exist_ok=True)
+        try:
+            self._ask("create", "create_repo", private=True)
+        except HubFailed as error:
+            # Not `exist_ok`: the client then reads an address from the answer, which not every conflict has.
+            if error.status != 409 or error.passing:
+                raise
 
     def tag(self, name: str, commit: str) -> None:
         """Tag a commit; a tag that exists on it already is good.
