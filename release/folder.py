@@ -101,6 +101,22 @@ def assemble(
     return out
 
 
+def assemble_texts(out: Path, files: Mapping[str, str | bytes]) -> Path:
+    """The same without a model: a dataset's own files. The folder is whole or absent.
+
+    Raises:
+        BadInput: a name is not one of a release, or the folder cannot be written.
+    """
+    try:
+        if out.exists():
+            shutil.rmtree(out)
+        with whole_folder(out) as partial:
+            add(partial, files)
+    except OSError as error:
+        raise BadInput(f"cannot write {out}: {error.strerror}", "free disk space, or choose another folder") from error
+    return out
+
+
 def tensor_bytes(path: Path) -> int:
     """Bytes of tensors in a safetensors file, by its size and the length of its header."""
     with path.open("rb") as stream:

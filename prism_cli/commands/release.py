@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -50,6 +50,10 @@ def release(
             rich_help_panel=WHAT,
         ),
     ] = "rlvr",
+    dataset: Annotated[
+        bool,
+        typer.Option("--dataset", help="The run's pools with their pictures, as a dataset.", rich_help_panel=WHAT),
+    ] = False,
     tag: Annotated[str, typer.Option(help="Set on the commit.", rich_help_panel=WHAT)] = "v1.0",
     message: Annotated[
         str | None, typer.Option(help="What changed with this release, for its changelog.", rich_help_panel=WHAT)
@@ -106,17 +110,21 @@ def release(
     if collection is not None:
         names.collection(collection)
     store = _run(runs_dir, run)
-    chosen = stages_to_release(store, arm, stage)
-    repos = names.family(repo, [one.member for one in chosen]) if stage == "all" else {chosen[0].member: repo}
-    target = Target(repo, tag=tag, public=public, create_pr=create_pr, message=message or f"Release {tag}")
+    chosen = [] if dataset else stages_to_release(store, arm, stage)
+    repos = names.family(repo, [one.member for one in chosen]) if stage == "all" else {c.member: repo for c in chosen}
+    kind: Literal["model", "dataset"] = "dataset" if dataset else "model"
+    target = Target(repo, kind, tag, public, create_pr, message or f"Release {tag}")
     with store.locked(), _telling(json_) as tell:
-        made = _prepare_all(store, chosen, repos, target, message, draft, tell)
+        if dataset:
+            made = [_prepare_dataset(store, target, message, tell)]
+        else:
+            made = _prepare_all(store, chosen, repos, target, message, draft, tell)
         wrong = [finding for one in made for finding in one.errors]
         if dry_run or wrong:
             told, url = [_foreseen(one, target, bool(wrong)) for one in made], None
         else:
             told = _publish_all(store, made, target, tell)
-            title = collection or (repo.split("/")[1] if stage == "all" else None)
+            title = collection or (repo.split("/")[1] if stage == "all" and not dataset else None)
             url = _gather(title, made, public, tell) if title and not create_pr else None
     if json_:
         print(json.dumps({"releases": told, "collection": url, "published": not (dry_run or wrong)}, indent=2))
@@ -149,8 +157,8 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="prism-verify-") as fresh, _telling(json_) as tell:
         work = Path(fresh)
         probe = _prober(work, tell) if load else None
-        kind = "dataset" if dataset else "model"
-        findings = compare(repo, revision, kind, folder or work / "download", probe, tell)  # type: ignore[arg-type]
+        kind: Literal["model", "dataset"] = "dataset" if dataset else "model"
+        findings = compare(repo, revision, kind, folder or work / "download", probe, tell)
     wrong = any(finding.severity == "error" for finding in findings)
     if json_:
         told = {"repo": repo, "revision": revision, "verified": not wrong, "loaded": load and not dataset}
@@ -201,6 +209,15 @@ def _prepare_all(
     return made
 
 
+def _prepare_dataset(store: RunStore, target: Target, message: str | None, tell: Tell) -> Prepared:
+    from prism_cli.publication.history import history
+    from prism_cli.publication.prepare import Asked, prepare_dataset
+
+    earlier, own = history(target.repo, target.tag or "", "dataset")
+    asked = Asked(tag=target.tag or "", family={}, what=message or own, tell=tell)
+    return prepare_dataset(store, target.repo, asked, earlier)
+
+
 def _publish_all(store: RunStore, made: Sequence[Prepared], target: Target, tell: Tell) -> list[dict[str, Any]]:
     """Publish each; of several, none is made public before all are there."""
     from release.hub.publish import preview
@@ -231,14 +248,14 @@ def _publish(store: RunStore, one: Prepared, target: Target, public: bool, tell:
     warnings = [finding for finding in one.findings if finding.severity == "warning"]
     receipts = store.root / "release" / "receipts"
     receipt = publish(one.folder, one.manifest, _of(target, one, public), tell, receipts, warnings)
-    store.event("released", stage=one.facts.stage, repo=receipt.repo, commit=receipt.commit, tag=receipt.tag)
+    store.event("released", stage=_stage(one), repo=receipt.repo, commit=receipt.commit, tag=receipt.tag)
     return receipt
 
 
 def _gather(title: str, made: Sequence[Prepared], public: bool, tell: Tell) -> str:
     from release.hub.collections import Item, gather
 
-    items = [Item(one.repo, note=one.facts.title) for one in made]
+    items = [Item(one.repo, _kind(one), _title(one)) for one in made]
     return gather(title, made[0].repo.split("/")[0], items, public, tell)
 
 
@@ -249,7 +266,7 @@ def _foreseen(one: Prepared, target: Target, refused: bool) -> dict[str, Any]:
     there: Preview | None = None if refused else preview(one.folder, one.manifest, _of(target, one, target.public))
     files = [{"path": path, **vars(entry)} for path, entry in sorted(one.manifest.files.items())]
     card = (one.folder / "README.md").read_text(encoding="utf-8")
-    told = {"repo": one.repo, "stage": one.facts.stage, "tag": target.tag, "files": files, "card": card}
+    told = {"repo": one.repo, "stage": _stage(one), "tag": target.tag, "files": files, "card": card}
     found = [finding.to_json() for finding in one.findings]
     return told | {"findings": found, "hub": there.to_json() if there else None}
 
@@ -257,7 +274,7 @@ def _foreseen(one: Prepared, target: Target, refused: bool) -> dict[str, Any]:
 def _told(one: Prepared, receipt: Receipt) -> dict[str, Any]:
     """What was published."""
     told = {key: value for key, value in receipt.to_json().items() if key not in ("format", "states", "warnings")}
-    return {"stage": one.facts.stage, **told, "findings": [finding.to_json() for finding in one.findings]}
+    return {"stage": _stage(one), **told, "findings": [finding.to_json() for finding in one.findings]}
 
 
 def _prober(work: Path, tell: Tell) -> Any:
@@ -294,7 +311,7 @@ def _telling(quiet: bool) -> Iterator[Tell]:
 def _show(made: Sequence[Prepared], told: Sequence[Mapping[str, Any]], collection: str | None, dry_run: bool) -> None:
     wrong = any(one.errors for one in made)
     for one, facts in zip(made, told, strict=True):
-        print(f"\n{one.repo}: {one.facts.title}, {one.facts.weights.parameters:,} parameters")
+        print(f"\n{one.repo}: {_title(one)}")
         _show_findings(one.findings)
         if dry_run:
             _show_files(one, facts["hub"])
@@ -306,6 +323,22 @@ def _show(made: Sequence[Prepared], told: Sequence[Mapping[str, Any]], collectio
         print(f"\nNothing was published. Cards are in {made[0].folder.parent}, each as README.md.")
     if collection:
         print(f"\ncollection: {collection}")
+
+
+def _stage(one: Prepared) -> str | None:
+    return getattr(one.facts, "stage", None)
+
+
+def _kind(one: Prepared) -> Literal["model", "dataset"]:
+    return "dataset" if _stage(one) is None else "model"
+
+
+def _title(one: Prepared) -> str:
+    from release.facts import Facts
+
+    if isinstance(one.facts, Facts):
+        return f"{one.facts.title}, {one.facts.weights.parameters:,} parameters"
+    return f"{sum(pool.rows for pool in one.facts.pools):,} rows in {len(one.facts.pools)} pools"
 
 
 def _show_findings(findings: Sequence[Finding]) -> None:
@@ -336,8 +369,11 @@ def _show_files(one: Prepared, hub: Mapping[str, Any] | None) -> None:
 
 
 def _show_receipt(facts: Mapping[str, Any]) -> None:
-    done = f"{len(facts['uploaded'])} files uploaded" if facts["uploaded"] else "nothing to upload"
+    new = facts["uploaded"] and not facts["repeated"]
+    done = f"{len(facts['uploaded'])} files uploaded" if new else "there already, nothing to do"
     where = facts["pull_request"] or facts["url"]
     seen = "public" if facts["public"] else "private"
     print(f"{where}\n{done}, commit {facts['commit'][:12]}, tag {facts['tag'] or 'none'}, {seen}, every hash compared")
-    print(f"verify it: prism release verify --repo {facts['repo']} --revision {facts['tag'] or facts['commit']}")
+    option = " --dataset" if facts["repo_type"] == "dataset" else ""
+    revision = facts["tag"] or facts["commit"]
+    print(f"verify it: prism release verify --repo {facts['repo']} --revision {revision}{option}")

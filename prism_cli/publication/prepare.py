@@ -18,17 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from prism_cli.publication import data
+from prism_cli.publication.dataset import gather_dataset, pool_files
 from prism_cli.publication.evaluation import Measured
 from prism_cli.publication.facts import gather
 from prism_cli.publication.probe import probe
 from prism_cli.publication.stages import Chosen
 from prism_cli.runs.store import RunStore
 from release import manifest as manifests
+from release.card.dataset import render_dataset
 from release.card.render import render
 from release.checks import CheckContext, Numbers, run_checks
-from release.facts import Change, Facts
+from release.facts import Change, DatasetFacts, Facts
 from release.finding import Finding
-from release.folder import add, assemble
+from release.folder import add, assemble, assemble_texts
 from release.manifest import Manifest
 
 ORDINARY = frozenset({"root", "user", "admin", "ubuntu", "runner", "localhost", "nobody", "home", "test", "prism"})
@@ -59,7 +61,7 @@ class Prepared:
     repo: str
     folder: Path
     manifest: Manifest
-    facts: Facts
+    facts: Facts | DatasetFacts
     findings: Sequence[Finding]
 
     @property
@@ -105,6 +107,26 @@ def prepare(
     manifest = replace(own.joined(manifests.scan(out, only=texts)), canary=answer["canary"])
     manifests.write(out, manifest)
     context = CheckContext.of(facts, probe=answer, numbers=numbers, private=private_names(run))
+    return Prepared(repo, out, manifest, facts, run_checks(out, manifest, context))
+
+
+def prepare_dataset(run: RunStore, repo: str, asked: Asked, changelog: Sequence[Change]) -> Prepared:
+    """Build the folder with a run's pools, pictures inside, and look at it.
+
+    Raises:
+        BadInput: the pools are not prism's own to publish, are missing, or the folder cannot be written.
+    """
+    out = run.root / "release" / repo.split("/")[1]
+    facts = gather_dataset(run, repo, asked.tag, asked.family, changelog=changelog, what=asked.what)
+    asked.tell(f"{repo}: writing the pools of {run.name} with their pictures")
+    assemble_texts(out, pool_files(run))
+    own = manifests.scan(out)
+    asked.tell(f"{repo}: writing the card, looking at every file")
+    texts = render_dataset(facts, own.files)
+    add(out, texts)
+    manifest = own.joined(manifests.scan(out, only=texts))
+    manifests.write(out, manifest)
+    context = CheckContext(licence=facts.licence, repo_type="dataset", private=private_names(run))
     return Prepared(repo, out, manifest, facts, run_checks(out, manifest, context))
 
 

@@ -45,6 +45,8 @@ class Receipt:
     """Paths in the repository that are not of the release."""
     warnings: list[dict[str, str]] = field(default_factory=list)
     """Findings of the checks that did not stop the release."""
+    repeated: bool = False
+    """An earlier command of this run had done all of it."""
     states: list[dict[str, str]] = field(default_factory=list)
     """`state` and `when` (UTC), in order: started, created, uploaded, committed, verified, tagged, public, done."""
 
@@ -80,7 +82,7 @@ class Journal:
             raise BadInput(f"Cannot write receipts to {folder}: {error.strerror}.", "Make it writable.") from error
         before = read(path)
         if before is not None and (before.url, dict(before.files)) == (receipt.url, dict(receipt.files)):
-            receipt.states = before.states
+            receipt.states, receipt.repeated = before.states, before.complete
             receipt.uploaded, receipt.deleted, receipt.kept = before.uploaded, before.deleted, before.kept
         return cls(receipt, path)
 
