@@ -65,8 +65,8 @@ def form_of(record: Mapping[str, Any]) -> str | None:
         return "sharegpt"
     if "student_caption" in record or "student_cot" in record or "student_response" in record:
         return "pairs"
-    if isinstance(record.get("prompt"), str) and "images" in record:
-        return "rows"
+    if not isinstance(record.get("prompt"), list) and {"id", "images"} & {*record}:
+        return "rows"  # also where the first row lacks one of a pool's fields: the rest is to be looked at
     return "chat" if "prompt" in record else None
 
 

@@ -101,6 +101,12 @@ def test_each_fault_is_named_with_its_field_and_row(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["id", "images", "prompt", "answer"])
+def test_a_first_row_that_lacks_a_field_is_a_row_all_the_same(tmp_path: Path, name: str) -> None:
+    lacking = {key: value for key, value in row(0).items() if key != name}
+    assert found(pool(tmp_path, [lacking, row(1)])) == {("error", name, "is missing"): [1]}
+
+
 def test_faulty_rows_are_counted_once_and_examples_are_few(tmp_path: Path) -> None:
     rows = [row(n, prompt="", images=["images/none.png"]) if n % 2 else row(n) for n in range(40)]
     told = check(pool(tmp_path, rows)).told()
