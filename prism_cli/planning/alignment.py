@@ -216,6 +216,7 @@ def graph(
     freeze_vision: bool,
     logits: bool = True,
     largest: float = 0.0,
+    rows: int = 1,
 ) -> dict[str, float]:
     """Bytes of one part of a step: prompts that are read once, and continuations of them.
 
@@ -228,12 +229,14 @@ def graph(
         head_chunk: tokens whose logits are held at once.
         logits: whether the output layer is used.
         largest: bytes of the largest gradient.
+        rows: sequences that a continuation is read as, each after the whole prompt.
     """
     read = prompts[0] * prompts[1]
+    keys = branches[0] * (branches[1] + rows * prompts[1])
     tokens = branches[0] * branches[1]
     past = 2 * kept.attention_keys(model, width) * model.layers * read  # and their gradients
     of_prompts, one_of_prompts = kept.decoder(model, read, read, width, checkpointing)
-    of_responses, one = kept.decoder(model, tokens, tokens + branches[0] * prompts[1], width, checkpointing)
+    of_responses, one = kept.decoder(model, tokens, keys, width, checkpointing)
     seeing = (0.0, 0.0) if freeze_vision else kept.tower(model, vision_patches(model, images), width, checkpointing)
     experts = largest if model.experts > 1 else 0.0
     chunk = kept.LOGITS_OF_CHUNK * model.vocabulary * min(head_chunk, tokens) if logits else 0.0
@@ -311,6 +314,7 @@ def _discriminator_step(job: Job, judge: Player, scoring: Any, samples: int, mic
         freeze_vision=settings.precision.freeze_vision or judge.lora is not None,
         logits=scoring.score == "likelihood_ratio",
         largest=judge.largest,
+        rows=2 if scoring.reasoning == "alone" else 1,
     )
     alone = branches == (samples + 1) * settings.prompts_per_step / processes(job)
     found = peak(judge, active, alone)

@@ -22,6 +22,8 @@ from prism_cli.planning.job import Job, vision_patches
 from prism_cli.planning.terms import Phase
 
 ALL_MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ONLY_IN_PASSES = ("copies for bf16 arithmetic", "layers put together")
+"""Terms that are gone when the optimizer steps."""
 BUCKET = 5e8 * 2
 """Bytes that DeepSpeed gathers or reduces at once (its default of 5e8 numbers)."""
 
@@ -44,7 +46,8 @@ def phases(job: Job) -> tuple[Phase, ...]:
     gradients = {"gradients": states.pop("gradients")}
     backward = states | gradients | active
     backward |= job.beside(sum(active.values()) + sum(gradients.values()))
-    step = states | gradients | {"optimizer's working space": _working(job)}
+    stay = {name: value for name, value in states.items() if name not in ONLY_IN_PASSES}
+    step = stay | gradients | {"optimizer's working space": _working(job)}
     step |= job.beside(sum(gradients.values()))
     length = job.assumed.prompt_tokens + job.assumed.response_tokens
     total = job.steps * settings.batch_size * length

@@ -12,9 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "torch"))
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "torch"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from planned import Case, measure

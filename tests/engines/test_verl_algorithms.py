@@ -39,7 +39,10 @@ def rlvr_stages(algorithm: str) -> dict[str, RlvrSettings]:
         for arm, value in recipe.arms.items():
             for stage in value.stages:
                 settings = recipe.stage_of(arm, stage)
-                if isinstance(settings, RlvrSettings) and settings not in found.values():
+                if not isinstance(settings, RlvrSettings):
+                    continue
+                settings = settings.model_copy(update={"data": ["rlvr"]})  # the pool that is here
+                if settings not in found.values():
                     found[f"{name}-{arm}-{stage}"] = settings
     return found
 

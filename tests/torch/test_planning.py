@@ -16,7 +16,7 @@ from integrations.alignment.discriminators import upcycle
 from prism_cli.planning import models
 
 WIDTH = Width(256, 768, 3, 4, 2, 64, 128, 512, 2, 4, 4_096)
-SIZE = Size(WIDTH, WIDTH, Shape(prompt=128, image=96, caption=60, reasoning=140, group=4))
+SIZE = Size(WIDTH, WIDTH, Shape(prompt=96, image=64, caption=40, reasoning=80, group=4))
 
 
 def count(module: Any) -> int:
@@ -71,7 +71,6 @@ def test_adapters_count_as_those_that_are_added() -> None:
         Case("policy"),
         Case("policy", compute="bf16", checkpointing=True, moments="8bit"),
         Case("discriminator", score="likelihood_ratio", checkpointing=True),
-        Case("discriminator", compute="bf16"),
     ],
     ids=str,
 )
