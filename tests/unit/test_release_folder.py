@@ -12,7 +12,7 @@ import pytest
 from integrations.common.checkpoint import INDEX, Tensor, read_tensors, write_shards
 from integrations.common.files import hash_folder
 from integrations.errors import BadInput
-from release.folder import add, assemble, left_out
+from release.folder import add, assemble, assemble_texts, left_out
 from release.manifest import NAME, Entry, Manifest, differences, entry, read, scan, unsafe, write
 
 CANARY = {"prompt": "p", "response": "r", "log_probability": -3.5, "tolerance": 1e-3, "dtype": "float32"}
@@ -188,3 +188,12 @@ def test_texts_can_be_added_later(model: Path, tmp_path: Path) -> None:
     add(folder, {"README.md": "final", "provenance/facts.json": "{}"})
     assert (folder / "README.md").read_text() == "final"
     assert sorted(path.name for path in folder.rglob("*") if path.is_file())[:2] == ["README.md", "config.json"]
+
+
+def test_a_data_set_is_a_folder_without_a_model(tmp_path: Path) -> None:
+    files = {"README.md": "# Data\n", "data/train.parquet": b"PAR1"}
+    out = assemble_texts(tmp_path / "out", files)
+    assert sorted(scan(out).files) == ["README.md", "data/train.parquet"]
+    with pytest.raises(BadInput, match="a release holds no file named"):
+        assemble_texts(out, {"data/train.pkl": b""})
+    assert not out.exists()
