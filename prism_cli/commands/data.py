@@ -127,9 +127,8 @@ def check(
     known = HeldOut.read(apart, look, _jobs(jobs), show.counter("held-out questions")) if apart else None
     told = []
     for file, purpose in chosen.files.items():
-        report = checking.check(file, purpose, known, look, _jobs(jobs), show.counter(f"{file.name}: rows"))
-        show.clear()
-        told.append(report.told())
+        tick = show.counter(f"{file.name}: rows")
+        told.append(checking.check(file, purpose, known, look, _jobs(jobs), tick).told())
         if not json_:
             show.report(told[-1])
     if json_:

@@ -67,6 +67,7 @@ def receipts(done: Sequence[tuple[str, dict[str, Any]]]) -> None:
 
 def report(told: dict[str, Any]) -> None:
     """What a check found."""
+    clear()
     rate = told["rows"] / told["seconds"] if told["seconds"] else 0
     segments = told["segments"]
     print(f"{told['file']}: {told['rows']:,} rows, {told['usable']:,} usable ({rate:,.0f} rows a second)")
