@@ -415,3 +415,23 @@ def test_every_builtin_recipe_says_what_it_needs() -> None:
         wanted, own = catalogue.needed(load(name).recipe)
         assert own == ([] if name == "digits" else ["test"]), name
         assert bool(wanted) == (name != "digits")
+
+
+def test_what_stages_name_is_fetched_to_where_they_look_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    discriminator = "models/Qwen3-VL-2B-4X-Moe-warmup-120k"
+    changes = [f"discriminator.init_from={discriminator}", "model.revision=v1"]
+    changes.append("discriminator.pairs=mine/pairs.jsonl")
+    wanted = {one.name: one for one in catalogue.needed(load("qwen3-vl-4b", sets=changes).recipe)[0]}
+    assert wanted["Qwen3-VL-2B-4X-Moe-warmup-120k"].source.repo == "prism-vlm/Qwen3-VL-2B-4X-Moe-warmup-120k"
+    assert wanted["Qwen3-VL-2B-4X-Moe-warmup-120k"].target == tmp_path / discriminator
+    assert wanted["pairs"].target == tmp_path / "mine" / "pairs.jsonl"
+    assert wanted["Qwen3-VL-4B-Instruct"].source.revision == "v1"
+    assert wanted["teacher"].target == tmp_path / "data" / "prism" / "teacher.jsonl"
+
+
+def test_benchmarks_are_those_of_the_suites(tmp_path: Path) -> None:
+    found = catalogue.chosen(["benchmarks"], catalogue.extras(tmp_path / "data/prism", tmp_path / "models"))
+    assert len(found) == 7
+    places = {one.source.repo: one.target for one in found}
+    assert places["AI4Math/MathVista"] == tmp_path / "data" / "benchmarks" / "AI4Math" / "MathVista"
