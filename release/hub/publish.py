@@ -219,13 +219,14 @@ def _finish(repository: Repository, target: Target, oid: str, tagged: bool, jour
         if not tagged:
             tell(f"Tagging {target.tag}")
             repository.tag(target.tag, oid)
+            receipt.repeated = False
         journal.reached("tagged")
     info = repository.info()
     receipt.public = info is not None and not info.private
     if target.public and not receipt.public:
         tell("Making the repository public")
         repository.make_public()
-        receipt.public = True
+        receipt.public, receipt.repeated = True, False
     if receipt.public:
         journal.reached("public")
     journal.reached("done")

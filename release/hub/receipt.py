@@ -89,6 +89,7 @@ class Journal:
     def back_to(self, *states: str) -> None:
         """Forget all steps but these: the Hub no longer has what they did."""
         self.receipt.states = [step for step in self.receipt.states if step["state"] in states]
+        self.receipt.repeated = False
 
     def reached(self, state: str) -> None:
         """Write down a step; one that was reached before keeps its time.

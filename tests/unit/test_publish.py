@@ -72,7 +72,8 @@ def test_a_second_release_changes_nothing_and_keeps_the_receipt(release, server)
     before = len(server.calls)
     second = release(public=True)
     assert kinds(server.calls[before:]) == []
-    assert second.to_json() == first.to_json()
+    assert (first.repeated, second.repeated) == (False, True)
+    assert second.to_json() == first.to_json() | {"repeated": True}
     assert "holds this release already" in release.told[-1]
 
 
@@ -83,6 +84,12 @@ def test_public_comes_last(release, server):
     assert seen == [(True, {"v1.0": receipt.commit})]
     assert not server.repo(REPO).private
     assert receipt.public
+
+
+def test_making_an_earlier_release_public_is_no_repetition(release, server):
+    release()
+    assert not release(public=True).repeated
+    assert release(public=True).repeated
 
 
 def test_a_dataset_goes_to_a_dataset_repository(tmp_path, release, server):
@@ -493,6 +500,7 @@ def test_the_receipt_starts_anew_when_the_hub_has_lost_the_release(release, serv
     second = release(tag=None)
     assert second.commit != first.commit
     assert second.uploaded == ["config.json"]
+    assert not second.repeated
     assert [step["state"] for step in second.states] == [
         *("started", "created", "uploaded", "committed", "verified", "done")
     ]
