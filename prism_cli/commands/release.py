@@ -101,7 +101,8 @@ def release(
     from integrations.errors import BadInput
     from prism_cli.publication.stages import stages_to_release
     from release import names
-    from release.hub.publish import Target
+    from release.hub.client import connect
+    from release.hub.publish import Target, check_rights
 
     if repo is None:
         raise BadInput("--repo is missing", "name the repository, e.g. --repo prism-vlm/digits")
@@ -115,6 +116,8 @@ def release(
     kind: Literal["model", "dataset"] = "dataset" if dataset else "model"
     target = Target(repo, kind, tag, public, create_pr, message or f"Release {tag}")
     with store.locked(), _telling(json_) as tell:
+        if not dry_run:
+            check_rights(connect(), target)  # before minutes are spent on folders that could not be published
         if dataset:
             made = [_prepare_dataset(store, target, message, tell)]
         else:
