@@ -39,13 +39,14 @@ def doctor(
         if not json_:
             _show(diagnosis)
     speed = _speed() if bench else None
+    better = _assumptions(speed) if speed else {}
     wrong = sum(diagnosis.level == "error" for diagnosis in found)
     if json_:
         told: dict[str, Any] = {"sound": not wrong, "findings": [diagnosis.to_json() for diagnosis in found]}
-        print(json.dumps(told | ({"measured": speed} if bench else {}), indent=2))
+        print(json.dumps(told | ({"measured": speed, "assume": better} if bench else {}), indent=2))
     else:
         if speed:
-            _show_speed(speed)
+            _show_speed(speed, better)
         warnings = sum(diagnosis.level == "warning" for diagnosis in found)
         print(f"{wrong} errors, {warnings} warnings among {len(found)} findings.")
     if wrong:
@@ -126,7 +127,19 @@ def _speed() -> dict[str, Any]:
         return dict(measured)
 
 
-def _show_speed(speed: dict[str, Any]) -> None:
+def _assumptions(speed: dict[str, Any]) -> dict[str, float]:
+    """What a plan for this machine should assume; nothing where its GPUs are not known."""
+    from integrations.errors import BadInput
+    from prism_cli.doctor.speed import assume
+    from prism_cli.planning.gpus import this_machine
+
+    try:
+        return assume(speed, this_machine().card)
+    except BadInput:
+        return {}
+
+
+def _show_speed(speed: dict[str, Any], better: dict[str, float]) -> None:
     from prism_cli.ui.tables import print_table
 
     rows = [
@@ -137,3 +150,8 @@ def _show_speed(speed: dict[str, Any]) -> None:
     if speed["host_to_device_gb_s"] is not None:
         rows.insert(2, ["copies from host to device", f"{speed['host_to_device_gb_s']:.1f}", "GB/s"])
     print_table(["what", "best", "unit"], rows, title=f"Measured on {speed['name']}", numbers=[1])
+    if better:
+        options = " ".join(f"--assume {name}={value:g}" for name, value in better.items())
+        print(f"A plan for this machine: prism plan {options}")
+    else:
+        print("A plan is for GPUs: there is none here whose peak is known, so there is nothing for it to assume.")

@@ -7,6 +7,9 @@ import pytest
 
 from prism_cli.doctor import engines, gpus, hub, machine, variables
 from prism_cli.doctor.machine import GIB, Limits
+from prism_cli.doctor.speed import assume
+from prism_cli.planning.assumptions import given
+from prism_cli.planning.gpus import CARDS, NONE
 
 H100 = "NVIDIA H100 80GB HBM3, 81559, 4, 580.65.06, 9.0, Disabled"
 OLD = "Tesla T4, 15360, 2, 580.65.06, 7.5, [N/A]"
@@ -156,3 +159,11 @@ def test_what_a_login_may_do_is_told():
     assert hub.permissions(who).level == "ok"
     assert "prism-vlm" in hub.permissions(who).found
     assert hub.permissions({**who, "auth": {"accessToken": {"role": "read"}}}).level == "note"
+
+
+def test_measured_speeds_become_assumptions_that_a_plan_takes():
+    speed = {"matmul_tflops": 692.3, "memory_gb_s": 2680.0}
+    found = assume(speed, CARDS["H100-80GB"])
+    assert found == {"bandwidth_utilisation": 0.8, "sft_utilisation": 0.35, "align_utilisation": 0.35}
+    assert given([f"{name}={value}" for name, value in found.items()]).bandwidth_utilisation == 0.8
+    assert assume(speed, NONE.card) == {}
