@@ -77,10 +77,14 @@ def plan(
     part, _ = select(make_plan(resolved.recipe), stage, None, None)
     options = _options(recipe, profile, algorithm, changes)
     stages = make(resolved.recipe, machine, assumed, options, part)
+    better = _fitting(recipe, algorithm, changes, stage, machine, assumed) if not all(s.fits for s in stages) else []
     if json_:
-        print(json.dumps(_content(resolved.recipe.name, machine, assumed, stages), indent=2))
+        content = _content(resolved.recipe.name, machine, assumed, stages)
+        print(json.dumps(content | {"fitting_profiles": better}, indent=2))
     else:
         _show(stages, machine, phases)
+        if better:
+            print(f"The recipe's own profiles in which every stage fits here: {', '.join(better)} (--profile).")
     if not all(one.fits for one in stages):
         from integrations.errors import EXIT_BAD_INPUT
 
@@ -97,6 +101,23 @@ def _options(recipe: str | None, profile: str | None, algorithm: str | None, cha
     named = (("--recipe", recipe), ("--profile", profile), ("--algorithm", algorithm))
     options = [word for name, value in named if value is not None for word in (name, value)]
     return [*options, *(word for change in changes for word in ("--set", change))]
+
+
+def _fitting(
+    recipe: str | None, algorithm: str | None, changes: list[str], stage: str, machine: Gpus, assumed: Assumptions
+) -> list[str]:
+    """The recipe's profiles with which every stage fits this machine."""
+    from prism_cli.pipeline.plan import make_plan, select
+    from prism_cli.planning.plan import make
+    from prism_cli.recipes.load import load, profile_names
+
+    found = []
+    for profile in profile_names(recipe):
+        other = load(recipe, profile, changes, algorithm).recipe
+        part, _ = select(make_plan(other), stage, None, None)
+        if all(one.fits for one in make(other, machine, assumed, graph=part, advise=False)):
+            found.append(profile)
+    return found
 
 
 def _content(name: str, machine: Gpus, assumed: Assumptions, stages: list[StagePlan]) -> dict[str, Any]:

@@ -38,6 +38,11 @@ def test_what_does_not_fit_is_told_with_the_knob_and_exit_code_2(capsys: Output)
     assert "and a GPU has 79.1; it fits with --set sft.gradient_accumulation=16 --set sft.lora={}" in out
 
 
+def test_a_profile_that_fits_is_named(capsys: Output) -> None:
+    assert main(["plan", "--recipe", "qwen3-vl-4b", "--gpus", "1xH200-141GB"]) == 2
+    assert "every stage fits here: 1x80gb, 1x141gb (--profile)." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
