@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,50 @@ if TYPE_CHECKING:
 
 # tests/torch runs in the alignment environment (see tests/engines/test_torch.py), the rest in prism's own.
 collect_ignore = [] if importlib.util.find_spec("transformers") else ["torch"]
+
+NOT_RUN = pytest.StashKey[list[str]]()
+"""One line for each test that would have run, had there been GPUs."""
+
+
+def gpus() -> int:
+    """How many GPUs the tests may use, asked of the driver's own tool: nothing here initialises one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        return 0
+    found = sum(line.startswith("GPU ") for line in told.stdout.splitlines())
+    return found if visible is None else min(found, len([one for one in visible.split(",") if one.strip()]))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[NOT_RUN] = []
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k, so that only what was asked for is named
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests that need more GPUs than there are; deselected, not skipped, since a skip looks like a pass."""
+    needed = {item: (marker.args or (1,))[0] for item in items if (marker := item.get_closest_marker("gpu"))}
+    have = gpus() if needed else 0
+    left_out = [item for item, count in needed.items() if count > have]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+    why = f"{have} GPU" if have else "no GPU"
+    config.stash[NOT_RUN] += [f"{why}: not run: {item.nodeid}" for item in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if lines := config.stash[NOT_RUN]:
+        terminalreporter.section("tests that need GPUs")
+        for line in lines:
+            terminalreporter.line(line)
+
+
+@pytest.fixture
+def not_run(request: pytest.FixtureRequest) -> list[str]:
+    """What is said at the end of tests that were left out, for a test that runs others in another environment."""
+    return request.config.stash[NOT_RUN]
 
 
 def _built(name: str) -> Environment:

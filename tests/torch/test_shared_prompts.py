@@ -101,19 +101,27 @@ class Case:
 
 
 def make_case(
-    checkpoint: Path, encoder: Encoder, world: World, words: dict[str, Any], dtype: torch.dtype, experts: str = "eager"
+    checkpoint: Path,
+    encoder: Encoder,
+    world: World,
+    words: dict[str, Any],
+    dtype: torch.dtype,
+    experts: str | None = "eager",
+    device: str = "cpu",
 ) -> Case:
-    policy = load_policy(checkpoint)
+    """The models in `dtype` on `device`; `experts` None leaves the kernel to the engine."""
+    policy = load_policy(checkpoint, device)
     backbone = upcycle(policy, experts=4, top_k=2, noise=0.05, router_std=0.5, seed=0)
-    backbone.set_experts_implementation(experts)
     if dtype == torch.float64:
         policy, backbone = exact(policy), exact(backbone)
     names = {"experts": 4, "top_k": 2, "reference": "reference", "tokenizer": "tokenizer", "held_out": 16}
     description = Description(**(names | words))
     banned = banned_tokens(encoder.tokenizer, policy.lm_head.out_features)
-    heads = new_heads(32, 0, description.heads).to(dtype) if description.score == "head" else None
+    heads = new_heads(32, 0, description.heads, device).to(dtype) if description.score == "head" else None
     reference = copy.deepcopy(policy).requires_grad_(False) if heads is None else None
     discriminator = Discriminator(backbone, description, banned, reference=reference, heads=heads)
+    if experts is not None:
+        backbone.set_experts_implementation(experts)
     rows, splitter = world[1], Splitter(encoder.tokenizer, description.reasoning, description.terminator)
     texts = [row["response"].replace("<think>", "<think>" + "so " * (index % 5)) for index, row in enumerate(rows)]
     found = [splitter.split(text) for text in texts]
@@ -126,13 +134,15 @@ def make_case(
 
 def plain_states(model: Any, prompt: Prompt, tail: tuple[int, ...], positions: str = "multimodal") -> torch.Tensor:
     """(T, H): the states that predict the tail's tokens and, last, the one after it, by transformers alone."""
-    ids = torch.from_numpy(np.concatenate([prompt.ids, np.asarray(tail)]))[None]
+    device = model.lm_head.weight.device
+    ids = torch.from_numpy(np.concatenate([prompt.ids, np.asarray(tail)]))[None].to(device)
     options: dict[str, Any] = {}
     if len(prompt.grids):
-        options = {"pixel_values": prompt.patches.to(model.lm_head.weight), "image_grid_thw": prompt.grids}
+        pixels, grids = prompt.patches.to(model.lm_head.weight), prompt.grids.to(device)
+        options = {"pixel_values": pixels, "image_grid_thw": grids}
         options["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
     if positions == "text":
-        options["position_ids"] = torch.arange(ids.shape[1]).expand(3, 1, -1)
+        options["position_ids"] = torch.arange(ids.shape[1], device=device).expand(3, 1, -1)
     hidden = model.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **options)
     return hidden.last_hidden_state[0, len(prompt.ids) - 1 :]
 
@@ -150,7 +160,7 @@ def plain_score(discriminator: Discriminator, prompt: Prompt, item: Segments) ->
     for row, ids in enumerate(rows):
         boundary = cut if row == 0 else 0
         kinds = [0] * len(prompt.ids) + [1] * boundary + [2] * (len(ids) - boundary)
-        discriminator.routing.set_kinds(torch.tensor(kinds))
+        discriminator.routing.set_kinds(torch.tensor(kinds, device=discriminator.banned_V.device))
         states = plain_states(discriminator.backbone, prompt, ids, words.positions)
         if discriminator.heads is None:
             banned = discriminator.banned_V
@@ -173,7 +183,7 @@ def plain_learn(case: Case, regulariser: float) -> tuple[torch.Tensor, Gradients
     students = [
         plain_score(discriminator, batch.prompts[p], item) for p, item in zip(batch.which, batch.students, strict=True)
     ]
-    loss = torch.zeros(())
+    loss = torch.zeros((), device=discriminator.banned_V.device)
     for index, student in zip(batch.which, students, strict=True):
         loss = loss - F.logsigmoid(teachers[index] - student).sum() / len(students)
     for side in (teachers, students):

@@ -52,15 +52,15 @@ LEARNING = (
 class Setting:
     """The tiny models and data of one process, made anew for each case."""
 
-    def __init__(self, world: World, folder: Path) -> None:
-        self.world, self.model = world, folder / "model"
+    def __init__(self, world: World, folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float64) -> None:
+        self.world, self.model, self.device, self.dtype = world, folder / "model", device, dtype
         self.encoder = Encoder(load_processor(self.model), folder / "data")
         self.splitter = Splitter(self.encoder.tokenizer)
         rows = list(read_rows(folder / "data" / "teacher.jsonl"))
         self.rows: list[Row] = [rows[index] for index in ORDER]
 
     def policy(self) -> Any:
-        return load_policy(self.model, dtype=torch.float64)
+        return load_policy(self.model, self.device, self.dtype)
 
     def player(self, parameters: Any, optimizer: str = "sgd", **formats: Any) -> Player:
         options = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_steps": 0, "gradient_clip": 1e9} | formats
@@ -248,6 +248,33 @@ def play(world: World, folder: Path) -> dict[str, Any]:
         found[f"resume, {name}"] = resume(setting, folder / f"{name}-{world.size}", name)
     found["damaged"] = damaged(setting, folder / f"damaged-{world.size}")
     return found
+
+
+def play_on_gpus(world: World, folder: Path, device: str) -> dict[str, Any]:
+    """A step of each player, in fp32."""
+    setting = Setting(world, folder, device, torch.float32)
+
+    def some(rng: np.random.Generator) -> np.ndarray:
+        return rng.normal(size=(5, 3))
+
+    return {
+        "discriminator": discriminate(setting, VALID["uneven"], PARTS["micro"]),
+        "discriminator, heads": discriminate(setting, VALID["uneven"], PARTS["fused in one"], score="head"),
+        "policy": act(setting, some, kl=0.5),
+        "policy, layers twice": act(setting, some, again=True),
+    }
+
+
+def process_on_gpu(rank: int, size: int, store: str, folder: Path, device: str) -> None:
+    """One of several processes, each with a GPU of its own; the first writes what was found."""
+    torch.set_num_threads(1)
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    world = Processes(device, dist.FileStore(store, size), rank, size)
+    found = play_on_gpus(world, folder, device)
+    if world.first:
+        torch.save(found, folder / f"found-{size}.pt")
+    world.close()
 
 
 def process(rank: int, size: int, store: str, folder: Path) -> None:

@@ -46,7 +46,8 @@ def build(
     # The second moment forgets faster than AdamW's default, as usual for short runs.
     betas = (0.9, 0.95)
     if precision is None or (precision.compute, precision.moments) == ("fp32", "fp32"):
-        return PlainAdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas)
+        # One parameter at a time: on a GPU torch would take all together, with a copy of their size and other rounding.
+        return PlainAdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas, foreach=False)
     return NarrowAdamW(
         parameters,
         numbers,

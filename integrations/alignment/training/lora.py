@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -58,21 +58,23 @@ def adapted(model: Any) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
-def merged(model: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The plain model's weights: each matrix with its adapters' product added, in fp32.
+def merged(
+    model: Any, weights: Iterable[tuple[str, torch.Tensor]], adapters: Mapping[str, torch.Tensor]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The plain model's weights: each matrix with its adapters' product added, in fp32, one after the other.
 
     Args:
-        weights: the model's own parameters by name, whole, adapters included.
+        weights: the model's own parameters by name, whole; adapters among them are passed over.
+        adapters: those, by name.
     """
-    own = dict(weights)
     modules = adapted(model)
-    for name, value in own.items():
+    for name, value in weights:
         matrix, _, kind = name.rpartition(".base_layer.")
         if not matrix:
             if ".lora_" not in name:
                 yield name, value
             continue
         if kind == "weight":
-            low, high = own[f"{matrix}.lora_A.{NAME}.weight"], own[f"{matrix}.lora_B.{NAME}.weight"]
+            low, high = adapters[f"{matrix}.lora_A.{NAME}.weight"], adapters[f"{matrix}.lora_B.{NAME}.weight"]
             value = value.to(torch.float32) + modules[matrix].scaling[NAME] * (high @ low)
         yield f"{matrix}.{kind}", value

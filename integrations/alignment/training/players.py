@@ -92,13 +92,16 @@ class Player:
         all: each is put together from all processes' parts.
         """
         own = ((name, self._exact(name, value)) for name, value in self.model.items())
-        return own if self.adapted is None else lora.merged(self.adapted, own)
+        if self.adapted is None:
+            return own
+        adapters = {name: self._exact(name, value) for name, value in self.model.items() if ".lora_" in name}
+        return lora.merged(self.adapted, own, adapters)
 
     def _exact(self, name: str, value: nn.Parameter) -> torch.Tensor:
         if name in self.parts:
             return sharding.full(sharding.like(value, self.optimizer.exact(self.parts[name])))
         if name in self.frozen:
-            return self.frozen[name]
+            return self.frozen[name].to(value.device)
         whole = sharding.full(value)
         return whole.to(torch.float32) if whole.dtype == torch.bfloat16 else whole
 

@@ -129,9 +129,7 @@ def like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 
 
 def collect(weights: Iterable[tuple[str, torch.Tensor]], world: World) -> dict[str, torch.Tensor]:
-    """All of some full weights at once: in the first process, in main memory where there are others; empty in those."""
-    if world.size == 1:
-        return dict(weights)
+    """All of some full weights at once, in the first process's main memory; empty in the others."""
     return {name: value.cpu() for name, value in weights if world.first}
 
 
