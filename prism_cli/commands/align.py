@@ -50,13 +50,14 @@ def segment(
     Shows for each segment its token ids, their offsets in its text, and the token where a head reads the score.
     """
     from integrations.errors import BadInput
+    from prism_cli.runs.overview import find_or_latest
 
     if model is not None and (run, stage) != (None, None):
         raise BadInput("--model and --run both name a tokenizer", "give one of them")
     if model is not None and not (model / "tokenizer.json").is_file():
         raise BadInput(f"{model} has no tokenizer.json", "name a model's folder with --model")
     items = read_items(file, ("response",))
-    folder = model.absolute() if model is not None else _discriminator(_run(runs_dir, run), stage)[0]
+    folder = model.absolute() if model is not None else _discriminator(find_or_latest(runs_dir, run), stage)[0]
     _show(_ask("segment", file, items, folder, None, json_), json_)
 
 
@@ -72,8 +73,10 @@ def score(
 
     Scores compare responses to one prompt; their zero and scale mean nothing by themselves.
     """
+    from prism_cli.runs.overview import find_or_latest
+
     items = read_items(file, tuple(FIELDS))
-    folder, policy = _discriminator(_run(runs_dir, run), stage)
+    folder, policy = _discriminator(find_or_latest(runs_dir, run), stage)
     _show(_ask("score", file, items, folder, policy, json_), json_)
 
 
@@ -120,19 +123,6 @@ def _item(file: Path, number: int, line: str, needed: tuple[str, ...]) -> dict[s
         raise BadInput(f"{where}: `system` is not text", "leave it out or write the system turn's text")
     kept = {name: row[name] for name in (*needed, "id") if name in row}
     return {"line": number, "system": system, **kept}
-
-
-def _run(runs_dir: Path, name: str | None) -> RunStore:
-    from integrations.errors import BadInput
-    from prism_cli.evaluation.models import latest_run
-    from prism_cli.runs.overview import find_run
-
-    if name is not None:
-        return find_run(runs_dir, name)
-    latest = latest_run(runs_dir)
-    if latest is None:
-        raise BadInput(f"there is no run in {runs_dir}", "train one (prism train), or name its folder with --runs-dir")
-    return latest
 
 
 def _discriminator(run: RunStore, stage: str | None) -> tuple[Path, Path | None]:

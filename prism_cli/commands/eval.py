@@ -192,16 +192,11 @@ def _judge(suite: Any, url: str | None, model: str | None, key_env: str | None, 
 
 
 def _runs(runs_dir: Path, names: Sequence[str] | None, needed: bool) -> list[RunStore]:
-    from integrations.errors import BadInput
-    from prism_cli.evaluation.models import latest_run
-    from prism_cli.runs.overview import find_run
+    from prism_cli.runs.overview import find_or_latest, find_run, list_runs
 
     if names:
         return [find_run(runs_dir, name) for name in dict.fromkeys(names)]
-    latest = latest_run(runs_dir)
-    if latest is None and needed:
-        raise BadInput(f"there is no run in {runs_dir}", "train one (prism train), or name a model to evaluate")
-    return [latest] if latest else []
+    return [find_or_latest(runs_dir, None)] if needed or list_runs(runs_dir) else []
 
 
 def _models(

@@ -100,6 +100,7 @@ def release(
         return
     from integrations.errors import BadInput
     from prism_cli.publication.stages import stages_to_release
+    from prism_cli.runs.overview import find_or_latest
     from release import names
     from release.hub.client import connect
     from release.hub.publish import Target, check_rights
@@ -110,7 +111,7 @@ def release(
     names.tag(tag)
     if collection is not None:
         names.collection(collection)
-    store = _run(runs_dir, run)
+    store = find_or_latest(runs_dir, run)
     chosen = [] if dataset else stages_to_release(store, arm, stage)
     repos = names.family(repo, [one.member for one in chosen]) if stage == "all" else {c.member: repo for c in chosen}
     kind: Literal["model", "dataset"] = "dataset" if dataset else "model"
@@ -172,19 +173,6 @@ def verify(
         print(f"{repo} at {revision} {'is NOT what it says' if wrong else 'is what it says'}.")
     if wrong:
         raise typer.Exit(EXIT_STAGE_FAILED)
-
-
-def _run(runs_dir: Path, name: str | None) -> RunStore:
-    from integrations.errors import BadInput
-    from prism_cli.evaluation.models import latest_run
-    from prism_cli.runs.overview import find_run
-
-    if name is not None:
-        return find_run(runs_dir, name)
-    latest = latest_run(runs_dir)
-    if latest is None:
-        raise BadInput(f"there is no run in {runs_dir}", "train one (prism train), or name its folder with --runs-dir")
-    return latest
 
 
 def _prepare_all(

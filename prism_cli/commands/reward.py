@@ -64,12 +64,9 @@ def review(
     """
     from integrations.errors import BadInput
     from integrations.verl.review import stages_with_judge
-    from prism_cli.evaluation.models import latest_run
-    from prism_cli.runs.overview import find_run
+    from prism_cli.runs.overview import find_or_latest
 
-    store = find_run(runs_dir, run) if run else latest_run(runs_dir)
-    if store is None:
-        raise BadInput(f"there is no run in {runs_dir}", "train one (prism train), or name its folder with --runs-dir")
+    store = find_or_latest(runs_dir, run)
     found = stages_with_judge(store.root)
     if stage is not None:
         found = [one for one in found if one.stage == stage]

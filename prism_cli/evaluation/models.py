@@ -13,7 +13,6 @@ from typing import Any
 
 from integrations.common.files import hash_folder, hash_json
 from integrations.errors import BadInput
-from prism_cli.runs.overview import list_runs
 from prism_cli.runs.store import RunStore
 
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -46,12 +45,6 @@ class Model:
     def facts(self) -> dict[str, Any]:
         """The `model` part of a cell's facts."""
         return {"label": self.label, "weights_hash": self.weights_hash, **self.lineage}
-
-
-def latest_run(runs_dir: Path) -> RunStore | None:
-    """The run that was last worked on."""
-    runs = list_runs(runs_dir)
-    return RunStore(runs[0].path) if runs else None
 
 
 def finished_arms(run: RunStore, every_stage: bool) -> list[str]:

@@ -75,6 +75,20 @@ def find_run(runs_dir: Path, name: str) -> RunStore:
     return RunStore(runs_dir / name)
 
 
+def find_or_latest(runs_dir: Path, name: str | None) -> RunStore:
+    """A run by name, or the one that was last worked on.
+
+    Raises:
+        BadInput: there is no such run, or none at all.
+    """
+    if name is not None:
+        return find_run(runs_dir, name)
+    runs = list_runs(runs_dir)
+    if not runs:
+        raise BadInput(f"there is no run in {runs_dir}", "train one (prism train), or name its folder with --runs-dir")
+    return RunStore(runs[0].path)
+
+
 def overview(folder: Path) -> Overview:
     """One run's line. A damaged manifest leaves its facts unknown."""
     store, manifest = RunStore(folder), _mapping(read_json(folder / "manifest.json"))

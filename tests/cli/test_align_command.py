@@ -12,6 +12,7 @@ import pytest
 from integrations.errors import BadInput
 from prism_cli import __main__ as program
 from prism_cli.commands import align
+from prism_cli.runs.overview import find_or_latest
 
 GOOD = {"images": [], "prompt": "What?", "response": "<caption>a</caption><think>b</think><answer>c</answer>"}
 
@@ -80,7 +81,7 @@ DISCRIMINATOR = {"kind": "discriminator", "parents": {"policy": {"stage": "share
 
 
 def test_the_discriminator_and_its_policy_are_found(tmp_path: Path) -> None:
-    run = align._run(make_run(tmp_path, shared__sft={"kind": "sft"}, a__discriminator=DISCRIMINATOR), None)
+    run = find_or_latest(make_run(tmp_path, shared__sft={"kind": "sft"}, a__discriminator=DISCRIMINATOR), None)
     assert align._discriminator(run, None) == (
         tmp_path / "run" / "a" / "discriminator" / "model",
         tmp_path / "run" / "shared" / "sft" / "model",
@@ -90,15 +91,15 @@ def test_the_discriminator_and_its_policy_are_found(tmp_path: Path) -> None:
 
 
 def test_several_discriminators_need_a_choice_and_none_is_said(tmp_path: Path) -> None:
-    two = align._run(make_run(tmp_path / "2", a__d=DISCRIMINATOR, b__d=DISCRIMINATOR), "run")
+    two = find_or_latest(make_run(tmp_path / "2", a__d=DISCRIMINATOR, b__d=DISCRIMINATOR), "run")
     with pytest.raises(BadInput, match="several discriminators: a/d, b/d"):
         align._discriminator(two, None)
     assert align._discriminator(two, "b/d")[0] == tmp_path / "2" / "run" / "b" / "d" / "model"
-    none = align._run(make_run(tmp_path / "0", shared__sft={"kind": "sft"}), "run")
+    none = find_or_latest(make_run(tmp_path / "0", shared__sft={"kind": "sft"}), "run")
     with pytest.raises(BadInput, match="no finished discriminator"):
         align._discriminator(none, None)
     with pytest.raises(BadInput, match="there is no run in"):
-        align._run(tmp_path / "nowhere", None)
+        find_or_latest(tmp_path / "nowhere", None)
 
 
 def test_a_folder_without_a_tokenizer_and_two_sources_are_refused(

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from integrations.errors import BadInput
-from prism_cli.evaluation.models import find_models, finished_arms, latest_run, served_model, stage_model
+from prism_cli.evaluation.models import find_models, finished_arms, served_model, stage_model
+from prism_cli.runs.overview import find_or_latest
 from prism_cli.runs.store import RunStore
 
 ARMS = {
@@ -126,12 +127,12 @@ def test_a_repository_is_known_by_its_commit(tmp_path, monkeypatch):
 
 
 def test_the_latest_run_is_the_one_last_worked_on(tmp_path):
-    assert latest_run(tmp_path) is None
+    with pytest.raises(BadInput, match="there is no run in"):
+        find_or_latest(tmp_path, None)
     for name in ("first", "second"):
         make_run(tmp_path, name).event("started")
-    run = latest_run(tmp_path)
-    assert run is not None
-    assert run.name == "second"
+    assert find_or_latest(tmp_path, None).name == "second"
+    assert find_or_latest(tmp_path, "first").name == "first"
 
 
 def test_a_served_model_is_known_by_its_name_only(tmp_path):
