@@ -55,12 +55,14 @@ def doctor(
 
 def _examine(runs_dir: Path, hub: bool, engines: bool) -> Iterator[Diagnosis]:
     from prism_cli.doctor import engines as engine_checks
-    from prism_cli.doctor import gpus, machine, variables
+    from prism_cli.doctor import gpus, machine, unverified, variables
     from prism_cli.engines import environments
+    from prism_cli.pipeline.lineage import gpu_names
 
     yield from machine.examine({"runs": runs_dir, "environments": environments.cache_folder()})
     pins = {name: environments.pins(name) for name in environments.names()}
     yield from gpus.examine(engine_checks.cuda(pins))
+    yield from unverified.examine(len(gpu_names()))
     yield from variables.examine(os.environ)
     if engines:
         yield from engine_checks.examine(environments.names(), _news)
