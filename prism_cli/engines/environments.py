@@ -2,7 +2,8 @@
 
 The engines pin each other out, so each has its own environment, described by three files in
 `integrations/<engine>/env/`: `requirements.in` (what is wanted), `requirements.lock` (every package and hash, no
-addresses) and `environment.toml` (what `check` imports, disk space, whether it is built only when asked for).
+addresses) and `environment.toml` (what `check` imports, disk space, whether it is built only when asked for). An
+engine that needs other packages on machines with a GPU has `requirements-gpu.in` and `.lock` for them, too.
 Environments live in a cache that all runs share:
 
     $PRISM_CACHE, else $XDG_CACHE_HOME/prism, else ~/.cache/prism
@@ -50,6 +51,8 @@ Report = Callable[[str], None]
 SCHEMA = 1
 """Changes when environments are built in another way, so that those built before are not used any more."""
 COMPLETE = "COMPLETE"
+GPU_LOCK = "requirements-gpu.lock"
+"""Beside `requirements.lock`, of an engine that needs other packages on machines with a GPU; taken there instead."""
 
 _PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;\\]+)", re.MULTILINE)
 
@@ -101,19 +104,37 @@ def usual_names() -> list[str]:
     return [name for name in names() if not describe(name).optional or is_built(locate(name))]
 
 
-def lock_file(name: str) -> Path:
-    """The engine's hash-pinned requirements.
+def lock_files(name: str) -> list[Path]:
+    """The engine's hash-pinned requirements: for every machine, and for those with a GPU where these differ.
 
     Raises:
         BadInput: no engine of this name has an environment.
     """
     if name not in names():
         raise BadInput(f"no engine environment is called `{name}`", f"choose one of: {', '.join(names())}")
-    return definitions() / name / "env" / "requirements.lock"
+    folder = definitions() / name / "env"
+    return [path for path in (folder / "requirements.lock", folder / GPU_LOCK) if path.exists()]
+
+
+def lock_file(name: str) -> Path:
+    """The engine's hash-pinned requirements on this machine.
+
+    Raises:
+        BadInput: no engine of this name has an environment.
+    """
+    locks = lock_files(name)
+    if len(locks) == 1:
+        return locks[0]
+    from prism_cli.pipeline.lineage import gpu_names
+
+    return locks[bool(gpu_names())]
 
 
 def describe(name: str) -> Description:
-    return Description(**tomllib.loads(lock_file(name).with_name("environment.toml").read_text(encoding="utf-8")))
+    lock = lock_file(name)
+    told = tomllib.loads(lock.with_name("environment.toml").read_text(encoding="utf-8"))
+    on_gpus = told.pop("gpu", {})
+    return Description(**(told | on_gpus if lock.name == GPU_LOCK else told))
 
 
 def pins(name: str) -> dict[str, str]:

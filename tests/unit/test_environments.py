@@ -22,6 +22,7 @@ import pytest
 
 from integrations.errors import BadInput, Interrupted, RunLocked, StageFailed
 from prism_cli.engines import environments, locks
+from prism_cli.pipeline import lineage
 
 if TYPE_CHECKING:
     from tests.conftest import TinyEngine
@@ -417,24 +418,44 @@ def test_both_inference_servers_prepare_prompts_with_one_transformers() -> None:
     assert environments.pins("vllm")["transformers"] == environments.pins("alignment")["transformers"]
 
 
-def test_locks_name_no_address_and_hash_every_package() -> None:
-    for name in environments.names():
-        text = environments.lock_file(name).read_text()
-        assert "://" not in text
-        for requirement in text.replace("\\\n", " ").splitlines():
-            assert "--hash=sha256:" in requirement
+LOCKS = [lock for name in environments.names() for lock in environments.lock_files(name)]
 
 
-def test_locks_pin_what_is_wanted() -> None:
-    for name in environments.names():
-        wanted = environments.lock_file(name).with_name("requirements.in").read_text().splitlines()
-        pins = environments.pins(name)
-        for line in wanted:
-            if line.strip() and not line.startswith("#"):
-                package, _, version = line.partition("==")
-                package = package.split("[")[0].strip()
-                assert package in pins, f"{name}: {package} is wanted but not locked"
-                assert version in ("", pins[package])
+def pinned(lock: Path) -> dict[str, str]:
+    lines = [line.split()[0].split("==") for line in lock.read_text().splitlines() if "==" in line.split(" ")[0]]
+    return dict(reversed(lines))
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: f"{lock.parent.parent.name}/{lock.name}")
+def test_locks_name_no_address_and_hash_every_package(lock: Path) -> None:
+    text = lock.read_text()
+    assert "://" not in text
+    for requirement in text.replace("\\\n", " ").splitlines():
+        assert "--hash=sha256:" in requirement
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: f"{lock.parent.parent.name}/{lock.name}")
+def test_locks_pin_what_is_wanted(lock: Path) -> None:
+    pins = pinned(lock)
+    for line in lock.with_suffix(".in").read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            package, _, version = line.partition("==")
+            package = package.split("[")[0].strip()
+            assert package in pins, f"{lock}: {package} is wanted but not locked"
+            assert version in ("", pins[package])
+
+
+@pytest.mark.parametrize("gpus", [(), ("a GPU",)], ids=["no GPU", "a GPU"])
+def test_verl_has_its_rollout_engine_where_there_is_a_gpu(
+    gpus: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = environments.locate("verl").folder
+    versions = {name: environments.pins("verl")[name] for name in ("verl", "torch", "transformers", "math-verify")}
+    monkeypatch.setattr(lineage, "gpu_names", lambda: gpus)
+    assert ("vllm" in environments.pins("verl")) == ("vllm" in environments.describe("verl").imports) == bool(gpus)
+    assert (environments.locate("verl").folder != usual) == bool(gpus)
+    assert {name: environments.pins("verl")[name] for name in versions} == versions
+    assert environments.lock_file("alignment").name == "requirements.lock"
 
 
 def test_descriptions_are_complete() -> None:
