@@ -56,7 +56,7 @@ def train(folder: Path, algorithm: str, seed: int, changes: list[str], kill: boo
         for part in ("data", "shared"):
             shutil.copytree(first / part, run / part, symlinks=True)
     command = [sys.executable, "-m", "prism_cli", "train", "--stage", "baseline", "--algorithm", algorithm]
-    command += ["--seed", str(seed), "--runs-dir", str(folder), "--set", "evaluation.eval_every=30"]
+    command += ["--seed", str(seed), "--runs-dir", str(folder), "--set", "evaluation.eval_every=1"]
     command += [part for change in changes for part in ("--set", change)]
     if kill and not (run / STAGE).exists():
         process = subprocess.Popen(command)
