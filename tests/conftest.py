@@ -31,7 +31,8 @@ def gpus() -> int:
     except FileNotFoundError:
         return 0
     found = sum(line.startswith("GPU ") for line in told.stdout.splitlines())
-    return found if visible is None else min(found, len([one for one in visible.split(",") if one.strip()]))
+    chosen = [one for one in (visible or "").split(",") if one.strip() and not one.strip().startswith("-")]
+    return found if visible is None else min(found, len(chosen))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -32,6 +32,7 @@ def count(run: Callable[[], object], *models: Any) -> Work:
     mapping: dict[Any, Any] = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+        torch.ops.aten._grouped_mm: _grouped_product,
     }
     with _hooks(work, models), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         run()
@@ -56,6 +57,11 @@ def _hooks(work: Work, models: tuple[Any, ...]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _grouped_product(left: Any, right: Any, *_: Any, **__: Any) -> int:
+    """Rows that are dealt out over the groups, times each group's matrix; for weights' gradients the sums are dealt."""
+    return int(2 * left[-2] * left[-1] * right[-1])
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

@@ -133,6 +133,8 @@ def evaluate(
         data=data,
     )
     choice = choose(server, served_name, concurrency, len(gpu_names()))
+    if jobs > 1 and choice.engine == "vllm" and not rescore:
+        raise BadInput(f"--jobs {jobs}: each checkpoint's vLLM takes the whole machine", "leave --jobs out")
     judging = _judge(chosen, judge, judge_model, judge_key_env, rules_only)
     runs = _runs(runs_dir, run, needed=not models)
     found = _models(models or [], runs, out, server, served_name, all_stages)

@@ -165,8 +165,9 @@ def _execute(store: RunStore, plan: Plan, resolved: Resolved, options: dict[str,
         store.write_manifest(manifest_of(store, plan, resolved.recipe, options, seed))
 
     keep_manifest()
-    jobs = resolved.recipe.machine.jobs
-    execution = Execution(store, plan, seed, _machine(resolved), jobs, view, keep_manifest)
+    machine = _machine(resolved)
+    jobs = 1 if machine.gpus else resolved.recipe.machine.jobs  # a stage takes all the GPUs
+    execution = Execution(store, plan, seed, machine, jobs, view, keep_manifest)
     try:
         execution.run()
     except PrismError as error:

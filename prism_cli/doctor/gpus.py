@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from prism_cli.doctor.diagnosis import Diagnosis
 
@@ -52,6 +55,7 @@ def examine(cuda: Mapping[str, int]) -> Iterator[Diagnosis]:
         yield Diagnosis("GPUs", "warning", found, "reload the driver, or restart the machine")
         return
     yield from judge(gpus, cuda)
+    yield compiler(shutil.which("gcc") or shutil.which("cc"), Path(sysconfig.get_path("include"), "Python.h"))
     if len(gpus) > 1:
         yield peers(_nvidia_smi("topo", "-p2p", "r") or "")
 
@@ -100,6 +104,14 @@ def driver(version: str, cuda: Mapping[str, int]) -> Iterator[Diagnosis]:
         yield Diagnosis("driver", "error", found, f"install driver {DRIVERS[wanted]} or newer")
     if not late:
         yield Diagnosis("driver", "ok", f"{version}, new enough for every engine")
+
+
+def compiler(gcc: str | None, header: Path) -> Diagnosis:
+    """Can Triton, whose kernels vLLM and compiled models use, build the small extension that launches them?"""
+    if gcc is None or not header.exists():
+        found = "Triton builds its launcher on first use and finds no " + ("C compiler" if gcc is None else "Python.h")
+        return Diagnosis("compiler", "error", found, "install gcc and the headers of this Python (python3-dev)")
+    return Diagnosis("compiler", "ok", f"{gcc} and the headers of this Python")
 
 
 def peers(matrix: str) -> Diagnosis:

@@ -10,6 +10,7 @@ import platform
 import subprocess
 from functools import cache
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -109,4 +110,9 @@ def gpu_names() -> tuple[str, ...]:
         return ()
     names = tuple(line.strip() for line in done.stdout.splitlines() if line.strip()) if done.returncode == 0 else ()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return names if visible is None else names[: len(visible.split(","))]
+    return names if visible is None else names[: shown(visible)]
+
+
+def shown(visible: str) -> int:
+    """How many devices CUDA_VISIBLE_DEVICES shows: those before the first that is none (CUDA's own rule), as `-1`."""
+    return len(list(takewhile(lambda one: one.strip() and not one.strip().startswith("-"), visible.split(","))))

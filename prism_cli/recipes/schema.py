@@ -127,7 +127,8 @@ class MachineUse(Settings):
     """How much of the machine a run takes."""
 
     jobs: int = Field(default=1, ge=1)
-    """Stages that run at the same time where the arms allow it. Each loads an engine and a model of its own."""
+    """Stages that run at the same time where the arms allow it. Each loads an engine and a model of its own; on GPUs
+    they run one after the other, for each takes all of them."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads per stage; null: the cores divided by `jobs`. Results on CPU repeat bit for bit only with the same
     figure."""

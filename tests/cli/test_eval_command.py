@@ -29,6 +29,7 @@ def refused(capsys, *words):
         (("--seeds", "0,one"), "not a list of seeds"),
         (("--prompt", "plain"), "is no prompt"),
         (("--server", "ollama"), "is no server"),
+        (("--server", "vllm", "--jobs", "2"), "takes the whole machine"),
         (("--server", "http://127.0.0.1:9", "x/y"), "--served-name"),
         ((), "there is no run"),
         (("--run", "nothing"), "there is no run `nothing`"),

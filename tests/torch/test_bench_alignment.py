@@ -101,6 +101,19 @@ def test_work_is_what_counting_by_hand_gives(bench: alignment.Bench, step: _mode
     assert work[alignment.JUDGE_FUSED].flops == pytest.approx(ours["discriminator"], rel=0.1)
 
 
+def test_experts_are_counted_alike_whichever_kernel_runs_them(step: _models.Step):
+    flops = {}
+    for kernel in ("eager", "grouped_mm"):
+        bench = alignment.build(SIZE, "cpu", torch.float32)
+        for model in bench.models:
+            if model.config.model_type == "qwen3_vl_moe":
+                model.set_experts_implementation(kernel)
+        flops[kernel] = count(
+            lambda bench=bench: alignment.learn(bench, alignment.JUDGE_FUSED, step), *bench.models
+        ).flops
+    assert flops["grouped_mm"] == flops["eager"]
+
+
 def test_ratios_grow_with_prompt_and_group():
     small = _models.SIZES["small"]
     rows = [

@@ -8,6 +8,7 @@ import pytest
 from prism_cli.doctor import engines, gpus, hub, machine, variables
 from prism_cli.doctor.machine import GIB, Limits
 from prism_cli.doctor.speed import assume
+from prism_cli.pipeline import lineage
 from prism_cli.planning.assumptions import given
 from prism_cli.planning.gpus import CARDS, NONE
 
@@ -56,6 +57,23 @@ def test_a_limit_that_bites_is_named(limits, expected):
     found = list(machine.judge(limits))
     assert {pair for pair in levels(found) if pair[1] != "ok"} == expected
     assert all(diagnosis.fix for diagnosis in found if diagnosis.level in ("warning", "error"))
+
+
+@pytest.mark.parametrize(
+    ("gcc", "header", "level"), [(None, True, "error"), ("gcc", False, "error"), ("gcc", True, "ok")]
+)
+def test_what_triton_needs_to_launch_its_kernels(tmp_path, gcc, header, level):
+    if header:
+        (tmp_path / "Python.h").touch()
+    found = gpus.compiler(gcc, tmp_path / "Python.h")
+    assert (found.level, bool(found.fix)) == (level, level == "error")
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"), [("", 0), ("-1", 0), ("0", 1), ("2,3", 2), ("0,-1,1", 1), ("GPU-a1,GPU-b2", 2)]
+)
+def test_devices_after_one_that_is_none_are_hidden(visible, count):
+    assert lineage.shown(visible) == count
 
 
 def test_a_folder_that_does_not_exist_yet_is_measured_where_it_will_be(tmp_path):
