@@ -169,13 +169,22 @@ def locate(name: str) -> Environment:
                 f"{variable} names {folder}, which has no bin/python",
                 "set it to the folder of a Python environment, or unset it to let prism build one",
             )
-        packages = sorted({path.name for path in folder.glob("lib/python3*/site-packages/*.dist-info")})
-        return Environment(name, f"own-{_digest(' '.join(packages))}", folder, python, folder / "bin", own=True)
+        key = f"own-{_digest(_content(folder, python))}"
+        return Environment(name, key, folder, python, folder / "bin", own=True)
     interpreter = f"{sys.implementation.cache_tag} {sysconfig.get_platform()} {platform.libc_ver()[0]}"
     identity = f"{SCHEMA}\n{interpreter}\n{lock.read_text(encoding='utf-8')}"
     key = _digest(identity)
     folder = cache_folder() / "envs" / f"{name}-{key}"
     return Environment(name, key, folder, folder / "bin" / "python", folder / "bin")
+
+
+def _content(folder: Path, python: Path) -> str:
+    """What tells one environment of the user's from another: the packages in it, and, where its interpreter is a script
+    that goes elsewhere (into a container), that script."""
+    packages = sorted({path.name for path in folder.glob("lib/python3*/site-packages/*.dist-info")})
+    with python.open("rb") as stream:
+        script = stream.read(1 << 16) if stream.read(2) == b"#!" else b""
+    return " ".join([*packages, *([script.decode(errors="replace")] if script else [])])
 
 
 def _digest(text: str) -> str:

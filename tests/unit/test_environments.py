@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from integrations.contract import Launch
 from integrations.errors import BadInput, Interrupted, RunLocked, StageFailed
-from prism_cli.engines import environments, locks
+from prism_cli.engines import environments, locks, process
 from prism_cli.pipeline import lineage
 
 if TYPE_CHECKING:
@@ -296,6 +297,22 @@ def test_own_environment_is_used_and_never_touched(
     assert environments.locate("tiny").key != environment.key
     with pytest.raises(BadInput, match="your own environment"):
         environments.remove("tiny")
+
+
+def test_a_script_that_goes_into_a_container_is_an_environment_of_its_own(
+    engines: TinyEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "own" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    monkeypatch.setenv("PRISM_ENV_TINY", str(tmp_path / "own"))
+    keys = set()
+    for image in ("one", "two"):
+        python.write_text(f'#!/bin/sh\n# image {image}\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        keys.add(environments.locate("tiny").key)
+    assert len(keys) == 2
+    launch = Launch("tiny", ["python"])
+    assert process.command_line(launch, environments.locate("tiny")) == [str(python)]
 
 
 def test_own_environment_without_python_is_refused(
