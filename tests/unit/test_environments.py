@@ -22,7 +22,8 @@ import pytest
 
 from integrations.contract import Launch
 from integrations.errors import BadInput, Interrupted, RunLocked, StageFailed
-from prism_cli.engines import environments, locks, process
+from prism_cli.engines import environments, locks
+from prism_cli.engines.process import command_line
 from prism_cli.pipeline import lineage
 
 if TYPE_CHECKING:
@@ -312,7 +313,7 @@ def test_a_script_that_goes_into_a_container_is_an_environment_of_its_own(
         keys.add(environments.locate("tiny").key)
     assert len(keys) == 2
     launch = Launch("tiny", ["python"])
-    assert process.command_line(launch, environments.locate("tiny")) == [str(python)]
+    assert command_line(launch, environments.locate("tiny")) == [str(python)]
 
 
 def test_own_environment_without_python_is_refused(
