@@ -36,6 +36,7 @@ from prism_cli.pipeline.lineage import gpu_names
 
 pytestmark = [pytest.mark.engine, pytest.mark.gpu, pytest.mark.timeout(3600)]
 
+ROOT = Path(__file__).resolve().parents[2]
 ONE = Machine(threads=2, gpus=1)
 ARMS = {
     "prism": ["base", "sft", "discriminator", "align", "rlvr"],
@@ -79,6 +80,16 @@ def vllm_env() -> Environment:
 
 def logs(stage: Path) -> str:
     return "".join(path.read_text(errors="replace") for path in sorted(stage.glob("attempt-*/engine.log")))
+
+
+def test_the_alignment_engine(alignment_env: Environment, not_run: list[str]) -> None:
+    """`tests/torch/test_gpu.py` in that engine's environment, on all GPUs."""
+    command = [str(alignment_env.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/torch/test_gpu.py"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(ALL)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    not_run += [line for line in done.stdout.splitlines() if "GPU: not run: " in line]
+    print(*(line for line in done.stdout.splitlines() if "reference over ours" in line), sep="\n")
 
 
 def test_fine_tuning_in_bf16(small_world: World, llamafactory_env: Environment, tmp_path: Path) -> None:

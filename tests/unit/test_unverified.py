@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prism_cli.doctor.unverified import SUBJECT, UNVERIFIED, examine, table
+from prism_cli.doctor.unverified import RUN, SUBJECT, UNVERIFIED, examine, table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,4 +36,4 @@ def test_the_doctor_tells_one_line_without_a_gpu_and_one_for_each_path_with_one(
     assert str(len(UNVERIFIED)) in alone.found
     told = list(examine(2))
     assert [diagnosis.found.partition(":")[0] for diagnosis in told] == [path.name for path in UNVERIFIED]
-    assert all(path.test.partition("::")[0] in diagnosis.fix for path, diagnosis in zip(UNVERIFIED, told, strict=True))
+    assert {diagnosis.fix for diagnosis in told} == {RUN}
