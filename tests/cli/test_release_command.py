@@ -4,10 +4,13 @@ The engine that loads the model is replaced by its answer; the pipeline's test p
 """
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
-from loopback import hub
+from loopback import LINES, client_env, hub
 from release_run import make_release_run
 from released import VALUES, clean, write_weights
 from releases import as_client
@@ -109,6 +112,26 @@ def test_pools_are_released_as_a_dataset_and_verified(release, server):
     assert any(path.endswith(".parquet") for path in server.repo("prism-vlm/pools", "dataset").files())
     code, told = release("verify", "--repo", "prism-vlm/pools", "--dataset", "--json")
     assert (code, told["verified"]) == (0, True)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_both_lines_of_the_client_release_and_verify(run, tmp_path, line):
+    with hub(tmp_path / "hub") as server:
+        env = {**os.environ, **server.env(), **client_env(line)}
+
+        def call(*words):
+            command = [sys.executable, "-m", "prism_cli", "release", *words, "--json"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return json.loads(done.stdout)
+
+        where = ["--repo", "prism-vlm/pools", "--dataset", "--runs-dir", str(run.root.parent)]
+        first, second = call(*where), call(*where)
+        assert second["releases"][0]["commit"] == first["releases"][0]["commit"]
+        assert call("verify", "--repo", "prism-vlm/pools", "--dataset", "--revision", "v1.0")["verified"]
+        asked = {call.client for call in server.calls if call.kind == "commit"}
+        assert all(f"hf_hub/{line[0]}." in client for client in asked), asked
+        assert asked
 
 
 def test_an_error_is_shown_and_nothing_is_published(release, server, monkeypatch):
