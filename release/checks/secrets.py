@@ -97,9 +97,12 @@ SEARCHED = (
 )
 """Found outside of vocabularies."""
 
-_FOLDERS = (
-    "/home/ /root/ /Users/ /mnt/ /scratch/ /data/ /tmp/ /workspace/ /work/ /gpfs/ /nfs/ /lustre/ /fsx/ /raid/ /ssd/ "
-    "/var/folders/ /private/ /opt/conda/ /srv/ /media/ /export/ /dev/shm/ /proc/ /content/ /kaggle/"
+_FOLDERS = " ".join(
+    f"/{name}/"
+    for name in (
+        "home root Users mnt scratch data tmp workspace work gpfs nfs lustre fsx raid ssd var/folders private opt/conda "
+        "srv media export dev/shm proc content kaggle"
+    ).split()
 )
 PATHS = (
     _rule("a folder of a machine", _FOLDERS, r"/[\w.-]+/[\w.-]+", not_after=r"[\w.~$}%*-]"),

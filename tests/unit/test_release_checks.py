@@ -164,11 +164,11 @@ PLANTED: list[tuple[str, str, Callable[[Path], object]]] = [
     ("a home with escaped slashes", "local-path", text("provenance/a.json", '{"out": "\\/home\\/alice\\/runs"}')),
     ("a home on Windows", "local-path", text("provenance/a.json", json.dumps({"out": "C:\\Users\\alice"}))),
     ("a folder of a cluster", "local-path", text("README.md", "Trained on `/scratch/alice/x`.")),
-    ("a folder in the chat template", "local-path", text("chat_template.jinja", "{# /root/work #}{{ messages }}")),
+    ("a folder in the chat template", "local-path", text("chat_template.jinja", "{# /srv/alice/work #}{{ messages }}")),
     (
         "a path in a special token",
         "local-path",
-        lambda f: edit(f / "tokenizer.json", lambda v: v.update(by="/root/work/t")),
+        lambda f: edit(f / "tokenizer.json", lambda v: v.update(by="/srv/alice/t")),
     ),
     ("a private address", "private-host", text("README.md", "served at 10.11.12.13")),
     ("a private host", "private-host", text("README.md", "see https://wiki.example.internal/page")),
