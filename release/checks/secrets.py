@@ -97,13 +97,12 @@ SEARCHED = (
 )
 """Found outside of vocabularies."""
 
-_FOLDERS = " ".join(
-    f"/{name}/"
-    for name in (
-        "home root Users mnt scratch data tmp workspace work gpfs nfs lustre fsx raid ssd var/folders private opt/conda "
-        "srv media export dev/shm proc content kaggle"
-    ).split()
+_TOPS = (
+    *("home", "root", "Users", "mnt", "scratch", "data", "tmp", "workspace", "work", "gpfs", "nfs", "lustre", "fsx"),
+    *("raid", "ssd", "var/folders", "private", "opt/conda", "srv", "media", "export", "dev/shm", "proc", "content"),
+    "kaggle",
 )
+_FOLDERS = " ".join(f"/{name}/" for name in _TOPS)
 PATHS = (
     _rule("a folder of a machine", _FOLDERS, r"/[\w.-]+/[\w.-]+", not_after=r"[\w.~$}%*-]"),
     _rule("a folder of a machine", "Users\\ Settings\\", r"(?:Users|Settings)\\+[\w.-]+", not_after=r"[\w]"),
