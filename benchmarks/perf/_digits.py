@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.digits.build_model import build as build_model
-from benchmarks.digits.build_world import build as build_world
 from benchmarks.perf._timing import Options
 from integrations.alignment.data.prompts import Encoder
 from integrations.alignment.forward.model import load_policy, load_processor
@@ -19,6 +17,10 @@ from integrations.common.rows import Row, read_rows
 
 def prepare(options: Options, prompts: int) -> tuple[Any, Encoder, list[Row], Path]:
     """The model, an encoder, the first rows of the teacher pool, and the checkpoint's folder."""
+    # Imported here because not every measurement has a world, whose scans come with scikit-learn.
+    from benchmarks.digits.build_model import build as build_model
+    from benchmarks.digits.build_world import build as build_world
+
     data, checkpoint = options.work / "data", options.work / "model"
     build_world(SimpleNamespace(**options.digits["world"]), 0, data)
     build_model(SimpleNamespace(**options.digits["model"]), data, checkpoint)
