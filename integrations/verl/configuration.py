@@ -229,6 +229,8 @@ def _rollout(ctx: StageContext, settings: RlvrSettings, micro_batch: int) -> dic
         "seed": ctx.seed,
         "calculate_log_probs": True,
         "tensor_model_parallel_size": 1,
+        # By default the model's whole context (262,144 tokens), for one sequence of which vLLM insists on having room.
+        "max_model_len": settings.max_prompt_length + settings.max_response_length,
         "gpu_memory_utilization": settings.gpu_memory_share,
         "log_prob_micro_batch_size_per_gpu": micro_batch,
         "agent": {"num_workers": max(1, ctx.machine.gpus * ctx.machine.nodes)},

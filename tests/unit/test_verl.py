@@ -383,6 +383,8 @@ def test_with_gpus_verl_runs_as_published(stage: StageContext) -> None:
     assert "VERL_PLATFORM" not in launch.env
     assert written["trainer"]["device"] == "cuda"
     assert written["trainer"]["n_gpus_per_node"] == 4
+    rollout, data = written["actor_rollout_ref"]["rollout"], written["data"]
+    assert rollout["max_model_len"] == data["max_prompt_length"] + data["max_response_length"]
     assert written["actor_rollout_ref"]["rollout"]["name"] == "vllm"
     assert "external_lib" not in written["actor_rollout_ref"]["model"]
     assert "cpu" not in json.dumps(written["ray_kwargs"])
