@@ -9,7 +9,8 @@ the paper's reward has no credit for an answer that cannot be found.
     match.py     whether an answer is the reference: verdicts.md has the principles
     kinds.py     every kind of answer a reference can be read as; many.py those of several parts, equations.py equations
     sentences.py clean.py     what never matters: words around an answer; case, spaces, full-width forms, emphasis
-    choice.py yes_no.py texts.py clock.py regions.py chemistry.py parts.py     readers of the kinds
+    choice.py yes_no.py texts.py clock.py regions.py chemistry.py comparison.py parts.py     readers of the kinds
+    names.py numerals.py     words that everyone knows by other names, numbers in uncommon dress
     quantity.py compare.py units.py words.py     numbers with units or nouns, read and compared
     tokens.py, expression.py, evaluate.py     formulas, read and computed
     algebra.py   whether two formulas are equal; math-verify proves it, in processes of its own

@@ -164,9 +164,26 @@ def equal(left: Node, right: Node) -> bool:
         return _infinite(left) is not None and _infinite(left) == _infinite(right)
     if not may_be_equal(left, right):
         return False
+    if _is_complex(left) or _is_complex(right):
+        return _same_point(left, right)
     if is_rational_function(left) and is_rational_function(right):
         return same_rational_function(left, right)
     return _proved(*_as_latex(left, right))
+
+
+def _is_complex(node: Node) -> bool:
+    """Whether the imaginary unit stands in it and no variable."""
+    return not symbols(node) and _holds(node, ("const", "i"))
+
+
+def _holds(node: Node, part: Node) -> bool:
+    return node == part or any(_holds(inner, part) for inner in node[1:] if isinstance(inner, tuple))
+
+
+def _same_point(left: Node, right: Node) -> bool:
+    """Computer algebra reads i as a variable, and so `i^3` as no other way of writing `-i`."""
+    a, b = value(left, {}), value(right, {})
+    return a is not None and b is not None and abs(a - b) <= 1e-12 * (1 + abs(a))
 
 
 @lru_cache(maxsize=65536)

@@ -125,7 +125,7 @@ _LEAD = re.compile(
     r"|(?:the )?(?:final )?answer\s+(?=[-+(\\$0-9])"
     r"|(?:所以|因此|故|则|综上|最终|最后|由此可得|可得|得)[,:]?\s*(?!到)"
     r"|(?:正确|最终|本题)?(?:的)?(?:答案|结果|解|选项)\s*(?:是|为|:)?\s*:?\s*"
-    r"|点(?=[A-Z]\s*\()|是(?=[^\W\d]{2})|(?:一共|总共|共|有|是|为|等于)(?=\s*有?\s*[-0-9一二三四五六七八九十百两]))",
+    r"|点(?=[A-Z]?\s*\()|[长宽高重深厚](?:度|约)?(?=[0-9])|是(?=[^\W\d]{2})|(?:一共|总共|共|有|是|为|等于)(?=\s*有?\s*[-0-9一二三四五六七八九十百两]))",
     re.IGNORECASE,
 )
 _REASON = re.compile(
@@ -142,6 +142,7 @@ _TIGHT = re.compile(r"\s*([<>=≤≥≠+*→≅⊥∥~|])\s*")
 _SUBSCRIPTED = re.compile(r"_\{?([0-9A-Za-z]+)\}?")
 _INITIALS = re.compile(r"(?<=\b[a-z])\.(?=[a-z]\b|$)")
 _HYPHEN = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
+_INDEX_APART = re.compile(r"(?<=[A-Za-z)]) _(?=[{0-9])")
 _INDEX = re.compile(r"_\{?([0-9a-z]+)\}?")
 
 
@@ -218,6 +219,8 @@ def clean(text: str) -> str:
         text = text.replace("`", "")
     if "根号" in text:
         text = text.replace("根号", "√")
+    if "+/-" in text or "plus or minus" in text:
+        text = text.replace("+/-", "±").replace("plus or minus ", "±")
     if "正负" in text:
         text = text.replace("正负", "±")
     if "等于" in text:
@@ -239,6 +242,8 @@ def clean(text: str) -> str:
         text = _TIMES.sub("*", text)
     if "{,}" in text:
         text = _THIN_IN_NUMBER.sub("", text)
+    if " _" in text:
+        text = _INDEX_APART.sub("_", text)
     if " ^" in text:
         text = text.replace(" ^", "^")
     return _closed(text)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from integrations.verl.reward.numerals import RANKS
 from integrations.verl.reward.words import chinese, english
 
 _MARK = r"(a\.?m\.?|p\.?m\.?|in the morning|in the afternoon|in the evening|at night)"
@@ -41,6 +42,8 @@ _CHINESE_MONTH = re.compile("([0-9]{1,2}|十?[一二三四五六七八九]|十)�
 _MONTH_ONLY = re.compile(rf"{_MONTH}(?:\s*,?\s*([0-9]{{4}}))?", re.IGNORECASE)
 _YEAR_MONTH = re.compile(r"([0-9]{4})\s*[-/.年]\s*([0-9]{1,2})\s*月?|([0-9]{1,2})[/.-]([0-9]{4})")
 _ON = re.compile(r"^(?:(?:it|this|that) (?:is|was|happened|occurred|took place) )?(?:on|in)\s+", re.IGNORECASE)
+_DAY_BEFORE = re.compile(r"^(?:mon|tues|wednes|thurs|fri|satur|sun)day,?\s+(?=[\w])", re.IGNORECASE)
+_RANK_OF = re.compile(rf"\b({'|'.join(RANKS)})(?=\s+of\s|$)", re.IGNORECASE)
 _DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 _WEEKDAY = re.compile(
     "(mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?|(?:星期|周|礼拜)([一二三四五六日天])", re.IGNORECASE
@@ -141,7 +144,8 @@ def date(text: str, answer: bool = False) -> tuple[int, int, int] | None:
     Args:
         answer: the reference is known to be a date, so that `2020-03` and `03/2020` are months and no calculations.
     """
-    text = _ON.sub("", text, count=1)
+    text = _DAY_BEFORE.sub("", _ON.sub("", text, count=1), count=1)
+    text = _RANK_OF.sub(lambda match: str(RANKS.index(match[1].casefold()) + 1), text)
     if answer and (match := _YEAR_MONTH.fullmatch(text)):
         return _valid(int(match[1] or match[4]), int(match[2] or match[3]), 1, known=2)
     if match := _ISO.fullmatch(text):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cmath
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from functools import lru_cache
 
@@ -78,7 +78,7 @@ def symbols(node: Node) -> set[str]:
     return set().union(*(symbols(part) for part in node[1:] if isinstance(part, tuple)))
 
 
-def value(node: Node, at: dict[str, float]) -> complex | None:
+def value(node: Node, at: Mapping[str, float]) -> complex | None:
     """The value in floating point; None where it is not defined."""
     try:
         result = _value(node, at)
@@ -96,7 +96,7 @@ _COMPUTE: dict[str, Callable[[complex], complex]] = {
 }  # fmt: skip
 
 
-def _value(node: Node, at: dict[str, float]) -> complex:
+def _value(node: Node, at: Mapping[str, float]) -> complex:
     kind = node[0]
     if kind == "num":
         return complex(float(node[1]))

@@ -16,8 +16,10 @@ from integrations.verl.reward import (
     choice,
     clock,
     compare,
+    comparison,
     equations,
     many,
+    numerals,
     quantity,
     regions,
     texts,
@@ -36,10 +38,15 @@ _SPECIAL = (
                         r"|no real roots?"
                         r"|no (?:real |possible |valid )?solutions?(?: exists?)?|无解|空集|没有解|方程无解|无实数解"
                         r"|no (?:such )?(?:value|number|answer)s?(?: exists?)?", re.IGNORECASE)),
-    ("undefined", re.compile(r"undefined|not defined|does not exist|doesn't exist|d\.?n\.?e|不存在|无意义|未定义"
-                             r"|无定义", re.IGNORECASE)),
-    ("unknown", re.compile(r"can(?:not|'t| not) be determined|not enough information|无法确定|不能确定",
-                           re.IGNORECASE)),
+    ("undefined", re.compile(r"undefined|not defined|(?:it |the limit )?does not exist|(?:it )?doesn't exist|d\.?n\.?e"
+                             r"|不存在|无意义|未定义|无定义", re.IGNORECASE)),
+    ("infinite", re.compile(r"(?:an )?infinit(?:e|y)(?: (?:number|solutions?))?|\+?∞|无数个?|无穷多?个?"
+                            r"|无限多?个?|有?无数个?解"
+                            r"|(?:an infinite number of|infinitely many|infinite)(?: solutions?)?(?: exist)?",
+                            re.IGNORECASE)),
+    ("unknown", re.compile(r"(?:it )?can(?:not|'t| not) (?:be )?determined?(?: from [a-z ]{3,40})?"
+                           r"|(?:there is )?(?:not enough|insufficient) information|undetermined|indeterminate"
+                           r"|无法确定|不能确定|信息不足|条件不足", re.IGNORECASE)),
 )  # fmt: skip
 
 
@@ -77,6 +84,13 @@ def _yes_no(answer: str, reference: str, depth: int) -> Said | None:
     return None if right is None else (yes_no.read(answer) is right, "yes_no")
 
 
+def _nothing(answer: str, reference: str, depth: int) -> Said | None:
+    """`none` for the number 0. Not within larger answers: `{0}` and `x = 0` say something else than `none`."""
+    zero = reference.casefold() in ("0", "zero") and numerals.is_nothing(answer)
+    named = reference.casefold() == "none" and answer.casefold() in ("0", "zero")
+    return (True, "nothing") if depth == 0 and (zero or named) else None
+
+
 def _special(answer: str, reference: str, depth: int) -> Said | None:
     for _, pattern in _SPECIAL:
         if pattern.fullmatch(reference):
@@ -112,7 +126,7 @@ def _quantity(answer: str, reference: str, depth: int) -> Said | None:
     said: Said = (False, "number")
     if many.is_plain_range(answer):
         return said
-    if reference.isalpha() and answer.isalpha() and reference.isascii():
+    if reference.isalpha() and answer.isalpha() and reference.isascii() and not numerals.uncommon(reference):
         return None
     for right in ours:
         for given in quantity.readings(answer):
@@ -133,6 +147,7 @@ def _of_parts(kind: Callable[[str, str, Same], Said | None]) -> Callable[[str, s
 KINDS: dict[str, Callable[[str, str, int], Said | None]] = {
     "choice": _choice,
     "yes_no": _yes_no,
+    "nothing": _nothing,
     "special": _special,
     "date": _date,
     "time": _time,
@@ -147,6 +162,7 @@ KINDS: dict[str, Callable[[str, str, int], Said | None]] = {
     "equation": _of_parts(equations.equation),
     "named": _of_parts(equations.named),
     "quantity": _quantity,
+    "comparison": _of_parts(comparison.compared),
     "text": _of_parts(texts.text),
 }
 """Every kind of answer, in the order in which a reference is tried."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from integrations.verl.reward import algebra, clock, parts, quantity
-from integrations.verl.reward.clean import plain
+from integrations.verl.reward.clean import clean, plain
 from integrations.verl.reward.evaluate import value
 from integrations.verl.reward.expression import Node, negative, read
 
@@ -21,7 +21,7 @@ _MEMBER = re.compile(r"[a-zA-Z]\s*∈\s*(\{.*\})|\{\s*[a-zA-Z]\s*[|:]\s*(.*=.*)\
 _NUMBERS = re.compile(r"[+-]?[0-9.]+(?: [+-]?[0-9.]+)+")
 _OF_NAMES = re.compile(r"^[^=:比]{1,30}(?:(?::|比)[^=:比]{1,30})+=\s*")
 _PLAIN_RANGE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*-\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)")
-_SAID_OF = re.compile(r"\b([a-zA-Z])\s*(?:是|为|:)\s*(?=[-+0-9\\])")
+_SAID_OF = re.compile(r"\b([a-zA-Z](?:-[a-z]{4,})?)\s*(?:是|为|:)\s*(?=[-+0-9\\])")
 _COMPARED = re.compile("[<>≤≥≠]")
 MOST_PARTS = 64
 
@@ -73,12 +73,18 @@ def _values(answer: str, right: tuple[str, ...]) -> tuple[str, ...] | None:
         and (pieces := parts.split(answer)) is not None
         and pieces.kind in ("set", "list", "square", "either")
     ):
-        found = pieces.items
+        found = pieces.items if len(_names(pieces.items)) < 2 else None
     if found is None and (named := parts.name_and_values(answer)) and len(named[1]) == 1:
         return _values(named[1][0], right)
     if found is None and len(set(right)) == 1:
         return (answer,)
     return None if found is None else tuple(one for item in found for one in parts.both_signs(item))
+
+
+def _names(items: tuple[str, ...]) -> set[str]:
+    """The unknowns that values are given for."""
+    named = [parts.name_and_values(item) for item in items]
+    return {parts.base_name(one[0][0]) for one in named if one is not None and one[0]}
 
 
 def _covers(items: tuple[str, ...], by: tuple[str, ...], same: Same) -> bool:
@@ -127,6 +133,8 @@ def sequence(answer: str, reference: str, same: Same) -> Said | None:
         given = parts.split(named[1][0])
     if given is None and (rows := parts.matrix(answer)) and min(len(rows), max(map(len, rows))) == 1:
         given = parts.Parts("list", tuple(cell for row in rows for cell in row))
+    if given is None and right.kind == "list" and "→" in answer:
+        given = parts.Parts("list", tuple(clean(item) for item in answer.split("→")))
     if given is None and _NUMBERS.fullmatch(answer):
         given = parts.Parts("list", tuple(answer.split()))
     if given is not None and given.kind == "set" and right.kind == "list":

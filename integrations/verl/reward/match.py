@@ -71,10 +71,16 @@ def _decide(prediction: str, references: tuple[str, ...]) -> Verdict:
 
 def _in_other_units(answer: str, references: list[str]) -> Iterator[Verdict]:
     """Where `12` and `12 cm` are accepted, the verdict on `12 m`: the second says what the first leaves out."""
+    if any(_says_of_what(other) and _against(answer, other).correct for other in references):
+        return
     for reference in references if len(references) > 1 else ():
         verdict = _against(answer, reference)
-        if verdict.rule == "unit" and not verdict.correct:
+        if verdict.rule in ("unit", "noun") and not verdict.correct:
             yield verdict
+
+
+def _says_of_what(reference: str) -> bool:
+    return any(one.unit is not None or one.noun for one in quantity.readings(reference))
 
 
 def _against(answer: str, reference: str) -> Verdict:

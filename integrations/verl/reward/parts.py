@@ -15,7 +15,14 @@ _PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">"}
 _KINDS: dict[str, Kind] = {"(": "tuple", "[": "square", "{": "set", "<": "tuple"}
 _WORD_AND = re.compile(r"\s*(?:,|;)?\s*(?:\band\b|\bas well as\b|&)\s*|\s*[;]\s*|(?:和|与|及|以及)", re.IGNORECASE)
 _WORD_OR = re.compile(r"\s*,?\s*(?:\bor\b|\bor else\b|\|\||或者|或)\s*|\s+\|\s+", re.IGNORECASE)
-_NUMBERED = re.compile(r"(?<![A-Za-z\\])\(\s*([1-9]|i{1,3}|iv|v)\s*\)\s*")
+_LABEL = "([1-9]|i{1,3}|iv|v|[a-e])"
+_NUMBERED = (
+    re.compile(rf"(?<![A-Za-z\\])\(\s*{_LABEL}\s*\)\s*:?\s*"),
+    re.compile(rf"(?<![\w(.\\]){_LABEL}\)\s*"),
+    re.compile(r"(?<![\w(.,])([1-9])\.\s+(?=\S)"),
+    re.compile(rf"[Pp]art \(?{_LABEL}\)?\s*:\s*"),
+)
+_LABELS = (list("123456789"), ["i", "ii", "iii", "iv", "v"], list("abcde"))
 _THOUSANDS = re.compile(r"\s*[$+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?\s*[^\W\d]*\s*")
 _TRANSPOSED = re.compile(r"(?<=[\])}])\^\{?\s*(?:T|\\top)\s*\}?$")
 _ROWS = re.compile(r"\[([^\[\]();]+(?:;[^\[\]();]+)+)\]")
@@ -33,7 +40,7 @@ _NAME = re.compile(
     r"\\angle\s*[0-9]|[A-Z](?:\s*[∪∩]\s*[A-Z])+|"
     r"m\s*\\angle\s*[A-Z]{1,4}|(?:\\angle\s*|△\s*|\\triangle\s*|\\overline\s*|m\s*\\angle\s*)?(?:[A-Za-z]|\\?(?:alpha|beta|gamma|theta|phi|lambda|mu|omega|"
     r"rho|sigma|delta)|[α-ωΔΩ])(?:_\{?\w+\}?|[0-9])?'*(?:\(\s*[a-z](?:\s*,\s*[a-z])*\s*\))?|(?:\\angle\s*|△\s*)?[A-Z]{1,4}'?"
-    r"|[A-Za-z][A-Za-z ]{2,40}|[\u4e00-\u9fff]{1,12}|\|[A-Z]{2}\||\([a-z](?:\s*,\s*[a-z])+\)"
+    r"|[a-z]-[a-z]{4,}|[A-Za-z][A-Za-z ]{2,40}|[\u4e00-\u9fff]{1,12}|\|[A-Z]{2}\||\([a-z](?:\s*,\s*[a-z])+\)"
 )
 
 
@@ -111,17 +118,15 @@ def _closes(text: str) -> int:
 
 def _numbered(text: str) -> tuple[str, ...] | None:
     """`(1) 5 (2) 7`: the parts in the order of their numbers."""
-    marks = list(_NUMBERED.finditer(text))
-    if len(marks) < 2 or marks[0].start() != 0:
-        return None
-    labels = [mark[1] for mark in marks]
-    if labels not in (
-        ["1", "2", "3", "4", "5", "6", "7", "8", "9"][: len(labels)],
-        ["i", "ii", "iii", "iv", "v"][: len(labels)],
-    ):
-        return None
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    return tuple(clean(text[mark.end() : end].strip(" ,;")) for mark, end in zip(marks, ends, strict=True))
+    for pattern in _NUMBERED if text[:1] in "(123456789iaPp" else ():
+        marks = list(pattern.finditer(text))
+        labels = [mark[1] for mark in marks]
+        if len(marks) < 2 or marks[0].start() != 0 or not any(labels == row[: len(labels)] for row in _LABELS):
+            continue
+        ends = [mark.start() for mark in marks[1:]] + [len(text)]
+        items = (clean(text[mark.end() : end].strip(" ,;")) for mark, end in zip(marks, ends, strict=True))
+        return tuple(items)
+    return None
 
 
 def matrix(text: str) -> list[list[str]] | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
-from integrations.verl.reward import units
+from integrations.verl.reward import numerals, units
 from integrations.verl.reward.evaluate import exact, symbols
 from integrations.verl.reward.expression import Node, read
 from integrations.verl.reward.units import Unit
@@ -86,14 +86,14 @@ _DECADE = re.compile(r"(?:1[5-9][0-9]|20[0-2])0'?s")
 _EACH = re.compile(r"(?<=\S)\s+(?:each|in total|in all|altogether)$")
 _PAUSE = re.compile(r"(thousand|million|billion),(?= )")
 _HALF_MORE = re.compile(r"(?:an?|(\w+)) (\w+) and a half", re.IGNORECASE)
-_AND_HALF = re.compile("^([一二两三四五六七八九十]+)个半")
+_AND_HALF = re.compile("^([0-9]+)个半(?=.)")
+_AND_HALF_WORDS = re.compile("^([一二两三四五六七八九十]+)个半")
 _AND_PART = re.compile(r"([0-9]+) and ([0-9]+/[0-9]+)(?![0-9])")
 _PRICE = re.compile(rf"({_NUMBER})\s*((?:/|per\b).+)")
 _YUAN = re.compile("([0-9]+)[块元]([0-9])[角毛]?")
 _MINUS = re.compile(r"(?:minus|negative)\s+(?=[0-9.\\$])|负(?=[0-9])", re.IGNORECASE)
 _EVERY = re.compile("每(小时|分钟|秒|天)(.+)")
 _ORDINAL = re.compile(r"([0-9]{1,4})(?:st|nd|rd|th)((?: [^\W\d]+){0,4})|第?$^", re.IGNORECASE)
-_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth"
 _SCALES = {"k": 3, "bn": 9, "mn": 6, "mil": 6}
 _CAPITALS = {"K": 3, "M": 6, "B": 9}
 _SCALED = re.compile(rf"({_NUMBER})(\s*)([KMB])")
@@ -162,8 +162,12 @@ def _read(text: str) -> tuple[Quantity, ...]:
     if _DECADE.fullmatch(text):
         return ()
     found: list[Quantity] = []
+    if (uncommon := numerals.uncommon(text)) is not None:
+        found.append(Quantity(("num", uncommon[0]), units.named(uncommon[1]) if uncommon[1] else None))
+        if not uncommon[1]:
+            return tuple(found)
     text = _EACH.sub("", text)
-    text = _AND_PART.sub(r"\1 \2", text)
+    text = _AND_HALF.sub(r"\1.5", _AND_PART.sub(r"\1 \2", text))
     text = _YUAN.sub(r"\1.\2元", text) if _YUAN.fullmatch(text) else text
     text = _OUT_OF.sub(r"\1/\2", text) if _OUT_OF.fullmatch(text) else text
     text = _EVERY.sub(r"\2/\1", _MINUS.sub("-", text))
@@ -190,8 +194,8 @@ def _read(text: str) -> tuple[Quantity, ...]:
             found.append(quantity)
     elif (quantity := _in_words(text) or _one_of(text) or _compound(with_digits(text))) is not None:
         found.append(quantity)
-    if text.casefold() in _ORDINALS.split():
-        found.append(Quantity(("num", Fraction(_ORDINALS.split().index(text.casefold()) + 1))))
+    if (rank := text.casefold().removeprefix("the ")) in numerals.RANKS:
+        found.append(Quantity(("num", Fraction(numerals.RANKS.index(rank) + 1))))
     found += _ambiguous(text, found)
     found += _formula(text)
     return tuple(found)
@@ -301,7 +305,7 @@ def _in_words(text: str) -> Quantity | None:
             if number is not None:
                 return _with_rest(("num", number), " " + " ".join(words[end:]))
         return None
-    text = _AND_HALF.sub(r"\1点五", text)
+    text = _AND_HALF_WORDS.sub(r"\1点五", text)
     match = CHINESE_TENTHS.match(text) or CHINESE_PREFIX.match(text)
     number = chinese(match.group()) if match else None
     if match is None or number is None:

@@ -20,6 +20,7 @@ _VERBS = (
     r"is|are|equals?|was|were|be|measures|has length|costs?|has|have|had|gets?|got|needs?|contains?|weighs|takes|took"
     r"|shows?|showed|displays?|reads?|indicates?|gives?|yields?|forms?|represents?|depicts?|becomes?|remains?|see|counts?"
     r"|counted|obtains?|finds?|found|find that|means|includes?|paid|pays|spent|spends|earned|earns|saved|saves"
+    r"|(?:points|faces|moves|turns|heads)(?=\s(?:to|due|towards?|up|down|left|right|north|south|east|west))"
     r"|(?:leaves|arrives|starts|begins|ends|opens|closes|departs|peaks|happens) (?:in|on|at)"
     r"|(?:comes|amounts|adds up|sums(?: up)?|evaluates|simplifies|reduces"
     r"|belongs|corresponds) to|(?:lies|occurs|falls) (?:in|on|at)|\w{2,}(?:ed|gan) (?:in|on|at)"

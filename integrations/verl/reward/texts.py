@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from integrations.verl.reward import quantity
+from integrations.verl.reward import names, quantity
 from integrations.verl.reward.clean import plain, symbols_alone
 from integrations.verl.reward.many import Said, Same
 
@@ -14,18 +14,7 @@ _MATHS = re.compile(r"[0-9+=<>^\\/%°]")
 _FORMULA = re.compile(r"[A-Z][A-Za-z]|(?=.*[0-9])(?:[A-Z][a-z]?(?:_\{?)?[0-9]*\}?)+")
 """`CO` and `Co` are not the same, nor `CO2` and `Co2`."""
 _ION = re.compile(r"(?:[A-Z][a-z]?[0-9]*|[()])+\^?[0-9]*[+-]")
-_COLOUR = re.compile(r" (?:in )?colou?r(?:ed)?$")
 _PLURAL = re.compile("[^s]s$")
-_IT = re.compile(r"^(?:it|they) (?=\w+$)")
-_RANKED = re.compile(r"\b([1-9])(?:st|nd|rd|th)\b")
-_RANKS = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"]
-_KNOWN_AS = {
-    "us": "united states", "usa": "united states", "united states of america": "united states",
-    "uk": "united kingdom", "uae": "united arab emirates", "republic of korea": "south korea",
-    "people's republic of china": "china", "prc": "china", "eu": "european union", "un": "united nations",
-    "right angled triangle": "right triangle", "rightangled triangle": "right triangle",
-}  # fmt: skip
-_SHORT_WORDS = (("mt ", "mount "), ("dr ", "doctor "), ("ft ", "fort "))
 
 
 def text(answer: str, reference: str, same: Same) -> Said | None:
@@ -38,8 +27,10 @@ def text(answer: str, reference: str, same: Same) -> Said | None:
         return None
     if not _LETTER.search(reference):  # between digits a comma means something
         return answer.casefold() == reference.casefold(), "text"
-    ours, theirs = _usual(plain(reference)), _usual(plain(answer.strip("()")))
-    if ours == theirs or _singular(ours) == _singular(theirs):
+    if names.same(answer, reference):
+        return True, "text"
+    ours, theirs = names.usual(reference), names.usual(answer.strip("()"))
+    if _singular(ours) == _singular(theirs):
         return ours != "", "text"
     return plain(_HYPHEN.sub("", answer)) == plain(_HYPHEN.sub("", reference)) != "", "text"
 
@@ -48,14 +39,6 @@ def _ion(symbols: str) -> str:
     """`Fe^3+` and `Fe3+` alike."""
     tight = symbols.replace(" ", "")
     return tight.replace("^", "") if _ION.fullmatch(tight) else symbols
-
-
-def _usual(name: str) -> str:
-    for short, full in _SHORT_WORDS:
-        if name.startswith(short):
-            name = full + name[len(short) :]
-    name = _RANKED.sub(lambda match: _RANKS[int(match[1]) - 1], _IT.sub("", _COLOUR.sub("", name)))
-    return _KNOWN_AS.get(name.replace(".", ""), name)
 
 
 def _singular(name: str) -> str:
