@@ -67,9 +67,10 @@ def test_the_answers_labelled_later():
 
 
 def test_the_answers_labelled_blind():
-    """Four rounds, each labelled in full before the matcher saw one of its answers; the misses that stay are in it."""
+    """Seven rounds by two authors, each labelled before the matcher saw one of its answers; the misses that stay are
+    in it."""
     report = check(read_pairs(PAIRS.with_name("reward_pairs_blind.jsonl"))).told()
-    assert report["answers"] > 5000
+    assert report["answers"] > 8500
     assert report["errors"] == 0
     assert report["precision"] >= 0.999
     assert report["recall"] >= 0.99, report["disagreements"]

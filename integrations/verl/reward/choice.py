@@ -17,9 +17,9 @@ _MANY = re.compile(r"[A-H]{2,8}")
 _WITH_TEXT = re.compile(r"(?:[(\[]\s*([A-J])\s*[)\]]\s*[.:)]?|([A-J])\s*[.):])\s*(\S.*)", re.DOTALL)
 _LISTED = re.compile(r"[(\[{]?\s*[A-H](?![A-Za-z])(?:(?:[\s,;&/()\[\]]|\band\b|和|与|及)+[A-H](?![A-Za-z]))+[)\]}\s]*")
 _ORDERED = re.compile(r"[A-H](?:\s*[→>-]\s*[A-H]){2,}")
-_IN_ORDER = re.compile(r"[(\[]?[A-H](?:\s*(?:,|→|>|-|;|\bthen\b|\band\b)*\s*[A-H])+[)\]]?")
+_IN_ORDER = re.compile(r"[(\[]?[A-H](?:\s*(?:,|→|>|<|-|;|\bthen\b|\band\b)*\s*[A-H])+[)\]]?")
 _WORD = re.compile(
-    r"(?:(?:the\s+)?(?:(?:correct|right|final|best)\s+)*(?:options?|choices?|answers?|letters?)\b\s*"
+    r"(?:(?:the\s+)?(?:(?:correct|right|final|best)\s+)*(?:options?|choices?|answers?|letters?|figures?|graphs?|pictures?|images?|diagrams?)\b\s*"
     r"(?:is\b|are\b)?\s*[:=]?"
     r"|both(?: (?:options|choices|statements))?(?=\s+[(]?[A-J]\b)"
     r"|(?:i )?(?:would |will )?(?:choose|pick|select|go with)\b\s*:?"
@@ -37,10 +37,12 @@ _START = re.compile(
 )
 _MARKED = re.compile(r"[(\[]?[A-J]\s*[.):]")
 _SMALL = re.compile(r"[(\[]?([a-j])[)\].:]\s+\S")
+_LETTER_LAST = re.compile(r"(.*\S)\s*\(([A-J])\)", re.DOTALL)
 _SPACED = re.compile(r"([A-J])\s+(\S.*)", re.DOTALL)
 _CONTRAST = re.compile(r"(?:and |but )?(?:not|rather than|instead of) (?:option |choice )?[(]?[A-J][)]?")
 _ANOTHER = re.compile(
-    r"\([A-J]\)|\b[A-J][.):](?:\s|$)|(?:\bor\b|\band\b|[,/&;]|或|和|maybe|perhaps|possibly|option|choice|answer)\s*"
+    r"\([A-J]\)|\b[A-J][.):](?:\s|$)|(?:\bor\b|\band\b|[,/&;]|或|和|maybe|perhaps|possibly"
+    r"|option|choice|answer|(?i:figure|graph|picture|image|diagram))\s*"
     r"(?:is\s*)?[(\[]?[A-J]\b[)\]]?(?![ ]?[a-z'])|^[A-J]$",
 )
 _ALSO = re.compile(r"\b[A-J]\b\s+(?:is|are|also|could|may|might|can|too)\b|\bbut\b")
@@ -100,7 +102,9 @@ def decide(prediction: str, right: Choice, same: Callable[[str, str], bool]) -> 
     if match := _SMALL.match(text):
         text = text[: match.end(1)].upper() + text[match.end(1) :]
     if right.order:
-        return _IN_ORDER.fullmatch(text) is not None and "".join(re.findall("[A-H]", text)) == right.order, "order"
+        given = "".join(re.findall("[A-H]", text))
+        given = given[::-1] if "<" in text and ">" not in text else given
+        return _IN_ORDER.fullmatch(text) is not None and given == right.order, "order"
     if len(right.letters) > 1:
         return right.letters in (_letters(text), _letters(text.upper())), "letters"
     if len(text) == 1 and text.upper() in "ABCDEFGHIJ":
@@ -113,6 +117,8 @@ def decide(prediction: str, right: Choice, same: Callable[[str, str], bool]) -> 
     if right.text and (match := _SPACED.fullmatch(text)) and same(clean(match.group(2).strip("()")), right.text):
         return match.group(1) in right.letters, "letter"
     if right.text:
+        if (match := _LETTER_LAST.fullmatch(text)) and match[2] in right.letters:
+            text = match[1]
         return same(text, right.text), "option_text"
     if (match := _FINALLY.fullmatch(text)) and len(_CLAIM.findall(text)) == 1 and not _DENIED.search(text):
         return match.group(1) in right.letters, "letter"

@@ -46,6 +46,7 @@ _CHARACTERS = str.maketrans(
         "ĵ": "j",
         "⇋": "⇌",
         "∕": "/",
+        "≌": "≅",
         "⁄": "/",
         "﹢": "+",
         "∶": ":",
@@ -69,6 +70,7 @@ _TEXT = re.compile(
     r"\s*\{((?:[^{}\\]|\{[^{}]*\})*)\}"
 )
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}", re.DOTALL)
+_CASES = re.compile(r"\\begin\s*\{cases\}(.*?)\\end\s*\{cases\}", re.DOTALL)
 _MATHS = re.compile(r"\\[\[\]()]")
 _DRESS = re.compile(
     r"\\(?:left|right|[bB]ig+[lr]?|displaystyle|textstyle|limits|mathstrut|rm|bf|it|phantom\{[^{}]*\})(?![a-zA-Z])\.?"
@@ -141,6 +143,7 @@ _AROUND = re.compile(r"\s*([<>=≤≥≠+→≅⊥∥~|])\s*")
 _TIGHT = re.compile(r"\s*([<>=≤≥≠+*→≅⊥∥~|])\s*")
 _SUBSCRIPTED = re.compile(r"_\{?([0-9A-Za-z]+)\}?")
 _INITIALS = re.compile(r"(?<=\b[a-z])\.(?=[a-z]\b|$)")
+_ROOT_OF = re.compile(r"(?:([0-9]+) times )?(?:the )?square root of ([0-9]+|[a-zπ])[.!]?")
 _HYPHEN = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
 _INDEX_APART = re.compile(r"(?<=[A-Za-z)]) _(?=[{0-9])")
 _INDEX = re.compile(r"_\{?([0-9a-z]+)\}?")
@@ -158,6 +161,7 @@ def _unusual(text: str) -> str:
 
 def _latex(text: str) -> str:
     text = _THIN_IN_NUMBER.sub("", text.replace("\\\\", NEW_ROW))
+    text = _CASES.sub(lambda m: m[1].replace(NEW_ROW, ", ").replace("&", " "), text)
     text = _OVER.sub(r"\\frac{\1}{\2}", _MICRO.sub(" μ", text))
     text = _DEGREE.sub("°", _MATHS.sub(" ", text)).replace("\\{", "{").replace("\\}", "}")
     text = _DRESS.sub("", text).replace("\\%", "%").replace("\\#", "#").replace("\\&", "&").replace("\\_", "_")
@@ -221,6 +225,8 @@ def clean(text: str) -> str:
         text = text.replace("根号", "√")
     if "+/-" in text or "plus or minus" in text:
         text = text.replace("+/-", "±").replace("plus or minus ", "±")
+    if "root of" in text and (match := _ROOT_OF.fullmatch(text)):
+        text = f"{match[1] or ''}√{match[2]}"
     if "正负" in text:
         text = text.replace("正负", "±")
     if "等于" in text:

@@ -37,6 +37,7 @@ _DAY_FIRST = re.compile(
     rf"(?:the )?([0-9]{{1,2}})(?:st|nd|rd|th)?\s*(?:of )?{_MONTH}(?:\s*,?\s*([0-9]{{4}}))?", re.IGNORECASE
 )
 _SLASHES = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})")
+_DAY_ALONE = re.compile(r"([0-9]{1,2})/([0-9]{1,2})")
 _CHINESE_DAY = re.compile("([0-9]{1,2})月([0-9]{1,2})[日号]")
 _CHINESE_MONTH = re.compile("([0-9]{1,2}|十?[一二三四五六七八九]|十)月(?:份)?")
 _MONTH_ONLY = re.compile(rf"{_MONTH}(?:\s*,?\s*([0-9]{{4}}))?", re.IGNORECASE)
@@ -71,7 +72,7 @@ class Clock:
 def read(text: str) -> Clock | None:
     """The time of day that a cleaned text tells; None when it tells none."""
     low = text.casefold().strip()
-    if low in ("noon", "midday", "正午", "12 noon", "12:00 noon"):
+    if low in ("noon", "midday", "正午", "中午", "12 noon", "12:00 noon"):
         return Clock(43200, "marked")
     if low in ("midnight", "午夜", "12 midnight", "24:00"):
         return Clock(0, "marked")
@@ -148,6 +149,9 @@ def date(text: str, answer: bool = False) -> tuple[int, int, int] | None:
     text = _RANK_OF.sub(lambda match: str(RANKS.index(match[1].casefold()) + 1), text)
     if answer and (match := _YEAR_MONTH.fullmatch(text)):
         return _valid(int(match[1] or match[4]), int(match[2] or match[3]), 1, known=2)
+    if answer and (match := _DAY_ALONE.fullmatch(text)):  # month first, as with a year
+        first, second = int(match[1]), int(match[2])
+        return _valid(0, *((first, second) if first <= 12 else (second, first)))
     if match := _ISO.fullmatch(text):
         return _valid(int(match[1]), int(match[2]), int(match[3]))
     if match := _SLASHES.fullmatch(text):  # month first, unless that cannot be

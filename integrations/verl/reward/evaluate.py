@@ -79,10 +79,10 @@ def symbols(node: Node) -> set[str]:
 
 
 def value(node: Node, at: Mapping[str, float]) -> complex | None:
-    """The value in floating point; None where it is not defined."""
+    """The value in floating point; None where it is not defined or a symbol has no value."""
     try:
         result = _value(node, at)
-    except (ZeroDivisionError, OverflowError, ValueError, RecursionError, TypeError):
+    except (ZeroDivisionError, OverflowError, ValueError, RecursionError, TypeError, KeyError):
         return None
     return result if cmath.isfinite(result) else None
 

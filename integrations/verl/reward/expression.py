@@ -235,7 +235,8 @@ class _Reader:
         node = self.power()
         while self.peek()[0] in ("symbol", "const", "frac"):
             node = ("mul", node, self.power())
-        if self.take("/"):  # sin π/6: the whole quotient is meant
+        over_function = self.tokens[self.at + 1 : self.at + 2] and self.tokens[self.at + 1][0] == "function"
+        if not over_function and self.take("/"):  # sin π/6: the whole quotient is meant, not so in sin θ/cos θ
             node = ("mul", node, ("pow", self.power(), ("num", Fraction(-1))))
         return node
 

@@ -23,6 +23,7 @@ _OF_NAMES = re.compile(r"^[^=:比]{1,30}(?:(?::|比)[^=:比]{1,30})+=\s*")
 _PLAIN_RANGE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*-\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)")
 _SAID_OF = re.compile(r"\b([a-zA-Z](?:-[a-z]{4,})?)\s*(?:是|为|:)\s*(?=[-+0-9\\])")
 _COMPARED = re.compile("[<>≤≥≠]")
+_ORIGIN = ("origin", "coordinate origin", "原点", "坐标原点")
 MOST_PARTS = 64
 
 
@@ -65,6 +66,8 @@ def _wordy(items: tuple[str, ...]) -> bool:
 def _values(answer: str, right: tuple[str, ...]) -> tuple[str, ...] | None:
     """What an answer gives as the values of a set."""
     answer = answer.removeprefix("either ")
+    if (said := parts.split(answer)) is not None and said.kind == "either" and "=" not in answer and _wordy(said.items):
+        return None  # `2 or 3` are the values of an unknown, `red or blue` is doubt
     if match := _MEMBER.fullmatch(answer):
         return _values(match[1] or match[2], right)
     found = parts.solutions(answer)
@@ -126,7 +129,11 @@ def sequence(answer: str, reference: str, same: Same) -> Said | None:
     right = parts.split(reference) or _vector(reference)
     if right is None or right.kind in ("set", "either") or len(right.items) > MOST_PARTS:
         return None
+    if right.kind == "list" and parts.is_number(reference) and parts.is_number(answer):
+        return None
     given = parts.split(answer) or _vector(answer, len(right.items))
+    if given is None and plain(answer) in _ORIGIN:
+        given = parts.Parts("tuple", ("0",) * len(right.items))
     if given is not None and (by_name := _by_name(answer)) is not None and _by_name(reference) is None:
         given = parts.Parts("list", tuple(by_name[name] for name in sorted(by_name)))
     if given is None and (named := parts.name_and_values(answer)) and len(named[1]) == 1 and named[0]:

@@ -50,7 +50,8 @@ _ALSO = {
     "increase": "increasing", "increases": "increasing", "递增": "increasing",
     "decrease": "decreasing", "decreases": "decreasing", "递减": "decreasing",
     "wwi": "world war 1", "wwii": "world war 2", "ww1": "world war 1", "ww2": "world war 2", "二战": "world war 2",
-    "all these": "all of above", "all of these": "all of above", "all above": "all of above",
+    "all these": "all of above", "all of these": "all of above", "all of them": "all of above",
+    "all above": "all of above",
     "以上都是": "all of above", "none of these": "none of above", "none of options": "none of above",
     "以上都不是": "none of above",
 }  # fmt: skip

@@ -72,6 +72,11 @@ def split(text: str) -> Parts | None:
     return Parts("list", tuple(clean(item) for item in items)) if len(items) > 1 and all(items) else None
 
 
+def is_number(text: str) -> bool:
+    """Whether the only commas of a text are those of thousands."""
+    return _THOUSANDS.fullmatch(text) is not None
+
+
 def _bare(text: str) -> list[str]:
     items: list[str] = []
     pieces = _WORD_AND.split(text)

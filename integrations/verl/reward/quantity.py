@@ -49,7 +49,8 @@ _PERCENT = re.compile(r"\s*(?:%|percent\b(?! point)|per cent\b(?! point)|pct\b\.
 _COMPOUND = re.compile(rf"({_NUMBER})\s*([^\W\d_]+(?:\.(?=\s|$))?|°|'|\")\s*(?:and\b|,|又)?\s*", re.IGNORECASE)
 _STOP = re.compile(
     r"\b(?:or|and|to|than|not|if|but|times|over|past|after|before|minus|plus|by|squared|cubed|versus|vs|maybe|perhaps|either|neither|no|nor"
-    r"|between|until|through|under|below|above|least|most|less|fewer|st|nd|rd|th|percent|half|point|equals|is|are|when|mod|choose"
+    r"|between|until|through|under|below|above|least|most|less|fewer"
+    r"|st|nd|rd|th|per ?cent|half|point|equals|is|are|when|mod|choose"
     r"|ignore|correct|wrong|answers?|option|bce?)\b|或|和|到|至|不|倍|分之|且|比",
     re.IGNORECASE,
 )
@@ -80,7 +81,7 @@ _IRREGULAR = {
 }  # fmt: skip
 _CLASSIFIERS = "个只条张本支枝颗粒头匹辆台件名位人种次块片根朵棵座间套双对把杯瓶袋盒箱组份道题项步层"
 _ARTICLE = re.compile(r"(?:of )?an? (?=[a-z])", re.IGNORECASE)
-_OUT_OF = re.compile(r"([0-9]+) (?:out of|in|of every|over)(?: every)? ([1-9][0-9]*)")
+_OUT_OF = re.compile(r"([0-9]+) (?:out of|in|of every|of|over)(?: every)? ([1-9][0-9]*)")
 _DECADE = re.compile(r"(?:1[5-9][0-9]|20[0-2])0'?s")
 """`1990s` are years and no seconds."""
 _EACH = re.compile(r"(?<=\S)\s+(?:each|in total|in all|altogether)$")
@@ -97,6 +98,7 @@ _ORDINAL = re.compile(r"([0-9]{1,4})(?:st|nd|rd|th)((?: [^\W\d]+){0,4})|第?$^",
 _SCALES = {"k": 3, "bn": 9, "mn": 6, "mil": 6}
 _CAPITALS = {"K": 3, "M": 6, "B": 9}
 _SCALED = re.compile(rf"({_NUMBER})(\s*)([KMB])")
+_PENCE = re.compile(r"([0-9]+)\s?p")
 _MARKED = re.compile(rf"({_NUMBER})\s*(['\"])")
 _MINUTES = re.compile(r"([0-9]+)\s*'\s*([0-9]+(?:\.[0-9]+)?)\s*(?:\"|'')")
 _SPLIT = re.compile(r"(?<=[0-9})\]π°!])\s*(?=[^\W\d_]|[°\\(])|\s+(?=[^\W\d_]|[°\\(])")
@@ -218,6 +220,8 @@ def _ambiguous(text: str, found: list[Quantity]) -> list[Quantity]:
     if match := _MARKED.fullmatch(text):
         unit = units.named("in" if match[2] == '"' else "ft")
         return [Quantity(("num", _plain(match[1])), unit)]
+    if match := _PENCE.fullmatch(text):
+        return [Quantity(("num", _plain(match[1])), units.named("pence"))]
     other = "gbp" if re.search(r"\bpounds?$", text) else "jpy" if "¥" in text else ""
     return [replace(q, unit=units.named(other)) for q in found if q.unit is not None] if other else []
 

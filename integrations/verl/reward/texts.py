@@ -8,7 +8,10 @@ from integrations.verl.reward import names, quantity
 from integrations.verl.reward.clean import plain, symbols_alone
 from integrations.verl.reward.many import Said, Same
 
-_HYPHEN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
+_HYPHEN = re.compile(r"(?<=[^\W\d_]{3})-(?=[^\W\d_])|(?<=\b[^\W\d_])-(?=[^\W\d_]{3})")
+"""Of `counter-example` and `x-ray`; that of `a-b` is a minus."""
+_LETTERS_APART = re.compile(r"[a-zA-Z](?: ?[-*] ?[a-zA-Z])+")
+"""`a - b` is no name whose hyphen may be left out."""
 _LETTER = re.compile(r"[^\W\d_]")
 _MATHS = re.compile(r"[0-9+=<>^\\/%°]")
 _FORMULA = re.compile(r"[A-Z][A-Za-z]|(?=.*[0-9])(?:[A-Z][a-z]?(?:_\{?)?[0-9]*\}?)+")
@@ -23,6 +26,8 @@ def text(answer: str, reference: str, same: Same) -> Said | None:
         return True, "text"
     if _FORMULA.fullmatch(answer) and _FORMULA.fullmatch(reference):
         return False, "case"
+    if _LETTERS_APART.fullmatch(reference):
+        return answer.replace(" ", "").casefold() == reference.replace(" ", "").casefold(), "text"
     if _MATHS.search(reference) and quantity.readings(reference):
         return None
     if not _LETTER.search(reference):  # between digits a comma means something

@@ -52,6 +52,7 @@ _PARTS = {
 _CHINESE = {"零": 0, "〇": 0, "一": 1, "二": 2, "两": 2, "三": 3, "四": 4, "五": 5, "六": 6, "七": 7, "八": 8, "九": 9}
 _CHINESE_PLACES = {"十": 10, "百": 100, "千": 1000}
 _CHINESE_NUMBER = re.compile("负?[零〇一二两三四五六七八九十百千万亿]+(?:点[零〇一二三四五六七八九]+)?")
+_CHINESE_RUN = re.compile("[一二两三四五六七八九十百千]+")
 CHINESE_PREFIX = re.compile(
     "(?:负?[零〇一二两三四五六七八九十百千万亿点]+又)?(?:负?[零〇一二两三四五六七八九十百千万亿点]+分之)?负?[零〇一二两三四五六七八九十百千万亿点]+|半"
 )
@@ -75,6 +76,8 @@ def english(words: list[str]) -> Fraction | None:
 
 def with_digits(text: str) -> str:
     """`two hours and fifteen minutes` with its numbers in digits; a text without number words as it is."""
+    if not text.isascii():
+        return _CHINESE_RUN.sub(lambda match: str(chinese(match.group())), text)
     words, found = text.split(), []
     while words:
         end = next((end for end in range(min(len(words), 6), 0, -1) if _number(words[:end]) is not None), 0)
