@@ -49,6 +49,9 @@ _SPECIAL = (
                            r"|无法确定|不能确定|信息不足|条件不足", re.IGNORECASE)),
 )  # fmt: skip
 
+_MILLIONS = re.compile(r"[0-9.,]+M")
+"""`2M` is 2 million where the reference has no unit; where it has one, it may be a concentration."""
+
 
 def same(answer: str, reference: str, depth: int = 0) -> bool:
     """Whether two cleaned texts are the same answer; for the parts of larger answers."""
@@ -130,6 +133,8 @@ def _quantity(answer: str, reference: str, depth: int) -> Said | None:
         return None
     for right in ours:
         for given in quantity.readings(answer):
+            if right.unit is None and given.unit is not None and _MILLIONS.fullmatch(answer):
+                continue
             said = compare.same(right, given)
             if said[0]:
                 return True, "expression" if said[1] == "number" and symbols(right.node) else said[1]

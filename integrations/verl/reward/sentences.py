@@ -46,6 +46,8 @@ _SUPERLATIVE = re.compile(
     r"(?:\w+est|most|least)\b[^0-9]{0,60}",
     re.DOTALL,
 )
+_LETTER = re.compile(r"(?:(?:option|choice|answer|statement) )?[(]?[A-Ja-j][)]?", re.IGNORECASE)
+_JUDGED = re.compile(r"(?:correct|right|true|wrong|incorrect|false)\b", re.IGNORECASE)
 _BEFORE = re.compile(r"^(?:(?:is|are|was|were)\s+|一[个种条只](?=\w))")
 _MORE = re.compile(r"\b(?:and|but|while|whereas|after|than|then|besides|second)\b", re.IGNORECASE)
 """What makes a sentence speak of a second thing."""
@@ -82,4 +84,6 @@ def _stated(text: str) -> str | None:
     if match is None and not text.isascii():
         match = _CHINESE_STATEMENT.fullmatch(text)
         match = None if match is None or match[1].isascii() else match
+    if match is not None and _LETTER.fullmatch(match[1]) and _JUDGED.match(match[2]):  # "B is correct" says B, not yes
+        return None
     return None if match is None or _DOUBT.search(match[1]) else clean(_BEFORE.sub("", match[2]))
