@@ -115,7 +115,8 @@ def draw(folder: Path, found: dict[tuple[str, int], dict[str, Any]]) -> None:
     left.set(xlabel="step", ylabel="reward, mean of ten steps")
     right.set(xlabel="step", ylabel="right answers, validation")
     handles, labels = left.get_legend_handles_labels()
-    left.legend(*zip(*dict(zip(labels, handles, strict=True)).items(), strict=True)[::-1])
+    shown = dict(zip(labels, handles, strict=True))  # each algorithm once, not once per seed
+    left.legend(shown.values(), shown.keys())
     figure.tight_layout()
     figure.savefig(folder / "curves.png", dpi=120)
     print(f"curves in {folder / 'curves.png'}")
