@@ -229,8 +229,7 @@ def kill_at(adapter: StageAdapter, ctx: StageContext, environment: Environment, 
     assert launch_code(launch, environment, ctx.attempt_dir, look, interval=0.005) != 0
 
 
-@pytest.mark.parametrize("step", [1, 4])
-@pytest.mark.parametrize("kind", ["discriminator", "align"])
+@pytest.mark.parametrize(("kind", "step"), [("discriminator", 1), ("align", 4)])  # more in campaign/kill_alignment.py
 def test_killed_and_resumed_it_ends_in_the_same_weights(
     kind: str,
     step: int,
