@@ -142,7 +142,7 @@ def filter_(
     from integrations.errors import BadInput
     from prism_cli.making import passes
     from prism_cli.making.asking import Sampling, usable_rows
-    from prism_cli.making.distill import lines, place
+    from prism_cli.making.distill import lines, place_images
 
     if low > high:
         raise BadInput(f"--low {low:g} is above --high {high:g}", "give bounds in their order")
@@ -156,8 +156,7 @@ def filter_(
     tick = _counting("judged", json_)
     found = passes.rates(requests, answers, lambda done: tick(done, len(requests)))
     kept = passes.keep(rows, found, low, high)
-    for image in dict.fromkeys(image for row in kept for image in row["images"]):
-        place(prompts.parent / image, out / image)
+    place_images(kept, prompts, out)
     write_text(out / passes.PASS_RATES, lines(rate.to_json() for rate in found))
     write_text(out / passes.KEPT, lines(kept))
     told = {"prompts": len(rows), "samples": samples, **passes.counts(found, low, high), "spread": passes.spread(found)}
@@ -192,7 +191,7 @@ def pairs(
     from integrations.common.files import write_text
     from prism_cli.making import pairs as pairing
     from prism_cli.making.asking import Sampling, usable_rows
-    from prism_cli.making.distill import lines, place
+    from prism_cli.making.distill import lines, place_images
 
     rows = pairing.teachers(usable_rows(teacher, limit))
     drawn = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
@@ -202,8 +201,7 @@ def pairs(
     if answers is None:
         return
     made, left_out = pairing.make(requests, answers)
-    for image in dict.fromkeys(image for pair in made for image in pair["images"]):
-        place(teacher.parent / image, out / image)
+    place_images(made, teacher, out)
     write_text(out / pairing.PAIRS, lines(made))
     told = {"prompts": len(rows), "pairs": len(made), "left_out": dict(left_out)}
     _finish(out, told, meter, json_)

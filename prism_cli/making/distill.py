@@ -108,13 +108,18 @@ def sift(
 
 def write(result: Distilled, pool: Path, out: Path) -> None:
     """Write rows with their images beside them, and what was rejected; each file whole or as it was."""
-    for image in dict.fromkeys(image for row in result.rows for image in row["images"]):
-        place(pool.parent / image, out / image)
+    place_images(result.rows, pool, out)
     write_text(out / DEMONSTRATIONS, lines(result.rows))
     write_text(out / REJECTED, lines(result.rejected))
 
 
-def place(source: Path, target: Path) -> None:
+def place_images(rows: Iterable[Mapping[str, Any]], pool: Path, out: Path) -> None:
+    """The images that rows of a pool name, at the same places below another folder."""
+    for image in dict.fromkeys(image for row in rows for image in row["images"]):
+        _place(pool.parent / image, out / image)
+
+
+def _place(source: Path, target: Path) -> None:
     """An image at its place in another pool: a second name for the same bytes where the file system allows it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():

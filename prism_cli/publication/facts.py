@@ -10,6 +10,7 @@ Reads the run only, and nothing of the machine: what is not named here does not 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -223,11 +224,10 @@ def _weights(run: RunStore, stage: str, digest: str) -> Weights:
     folder = run.stage(stage).model_dir
     config = read_json(folder / "config.json") or {}
     tensors = read_tensors(folder).values()
-    sizes = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
     return Weights(
         architecture=str((config.get("architectures") or ["unknown"])[0]),
         model_type=str(config.get("model_type", "unknown")),
-        parameters=sum(tensor.nbytes // sizes[tensor.dtype] for tensor in tensors),
+        parameters=sum(math.prod(tensor.shape) for tensor in tensors),
         dtypes=sorted({tensor.dtype for tensor in tensors}),
         transformers=config.get("transformers_version"),
         hash=digest,

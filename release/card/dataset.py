@@ -10,12 +10,11 @@ from collections.abc import Mapping
 import yaml
 from huggingface_hub import DatasetCardData
 
+from integrations.common.dataset_card import size_category
 from release.card import metadata, text
 from release.card.render import FACTS, RECIPE, environment
 from release.facts import DatasetFacts, Pool
 from release.manifest import Entry
-
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
 def render_dataset(facts: DatasetFacts, files: Mapping[str, Entry]) -> dict[str, str | bytes]:
@@ -48,7 +47,7 @@ def front_matter(facts: DatasetFacts) -> DatasetCardData:
         pretty_name=text.plain(facts.name),
         annotations_creators=["machine-generated"],
         task_categories=["visual-question-answering"],
-        size_categories=[next((name for limit, name in _SIZES if rows < limit), "n>1M")],
+        size_categories=[size_category(rows)],
         tags=["prism", "vision-language", f"arxiv:{metadata.PAPER}"],
         configs=[
             {
